@@ -1,0 +1,145 @@
+"""The one result type: an id map and a table of segments."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from medpanoptic.classes import ClassTable
+from medpanoptic.errors import ResultError
+from medpanoptic.geometry import Affine, check_affine, voxel_size
+from medpanoptic.volume import Source
+
+Origin = Literal["predicted", "edited", "added"]
+Verdict = Literal["unread", "accepted", "rejected", "unsure"]
+Reason = Literal["score", "overlap", "empty", "area"]
+# ((start, stop) per spatial axis), half-open, in voxels of the native grid
+Box = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One row of the table: a thing instance, or the single segment of a stuff class. ``score`` in [0, 1]."""
+
+    id: int
+    class_id: int
+    score: float = 1.0
+    origin: Origin = "predicted"
+    verdict: Verdict = "unread"
+    tracking_uid: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Dropped:
+    """A candidate that fusion left out: why, where, and its mask inside the box (bool, shape of the box)."""
+
+    class_id: int
+    score: float
+    reason: Reason
+    box: Box
+    mask: NDArray[np.bool_] | None = None
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Which model and which settings made a result. ``created`` is an ISO time or "" (kept out for determinism)."""
+
+    bundle: str = ""
+    bundle_version: str = ""
+    weights_sha256: str = ""
+    medpanoptic_version: str = ""
+    created: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class PanopticResult:
+    """A panoptic map, valid once constructed.
+
+    ids : (*S) int32, native grid of the reference image; 0 = void, else ``Segment.id``.
+    segments : ids in the table == ids in the map; one segment per stuff class.
+    affine : (4, 4) float64, index -> LPS mm.
+    stuff : (*S) uint8 class ids under the things, so that a rejected thing leaves tissue and not a hole; or None.
+    Raises ResultError: RESULT-DTYPE, RESULT-SHAPE, RESULT-IDS, RESULT-STUFF.
+    """
+
+    ids: NDArray[np.int32]
+    segments: tuple[Segment, ...]
+    classes: ClassTable
+    affine: Affine
+    source: Source = field(default_factory=Source)
+    provenance: Provenance = field(default_factory=Provenance)
+    stuff: NDArray[np.uint8] | None = None
+    dropped: tuple[Dropped, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "affine", check_affine(self.affine))
+        if self.ids.dtype != np.int32:
+            raise ResultError("RESULT-DTYPE", f"the id map must be int32, got {self.ids.dtype}")
+        if self.ids.ndim not in (2, 3):
+            raise ResultError("RESULT-SHAPE", f"the id map must be 2D or 3D, got shape {self.ids.shape}")
+        if self.stuff is not None and self.stuff.shape != self.ids.shape:
+            raise ResultError("RESULT-SHAPE", f"stuff map {self.stuff.shape} and id map {self.ids.shape} differ in shape")
+        table = [s.id for s in self.segments]
+        present = set(np.unique(self.ids).tolist()) - {0}
+        if len(set(table)) != len(table) or set(table) != present:
+            odd = sorted(set(table) ^ present)[:10]
+            raise ResultError("RESULT-IDS", f"ids in the map and in the table differ or repeat; first odd ones: {odd}")
+        stuff_classes = [s.class_id for s in self.segments if not self.classes[s.class_id].is_thing]
+        if len(set(stuff_classes)) != len(stuff_classes):
+            raise ResultError("RESULT-STUFF", "a stuff class has more than one segment")
+
+    @property
+    def ndim(self) -> int:
+        """Number of spatial axes, 2 or 3."""
+        return self.ids.ndim
+
+    @cached_property
+    def boxes(self) -> dict[int, Box]:
+        """Bounding box of each segment id, half-open, in voxels."""
+        found = ndimage.find_objects(self.ids)
+        return {i + 1: tuple((s.start, s.stop) for s in box) for i, box in enumerate(found) if box is not None}
+
+    @cached_property
+    def sizes(self) -> dict[int, int]:
+        """Pixel or voxel count of each segment id."""
+        counts = np.bincount(self.ids.ravel())
+        return {s.id: int(counts[s.id]) for s in self.segments}
+
+    @property
+    def voxel_size(self) -> float:
+        """mm2 of a pixel or mm3 of a voxel."""
+        return voxel_size(self.affine, self.ndim)
+
+    @property
+    def things(self) -> tuple[Segment, ...]:
+        """The instances."""
+        return tuple(s for s in self.segments if self.classes[s.class_id].is_thing)
+
+    def class_map(self) -> NDArray[np.uint8]:
+        """Return (*S) uint8 class ids, 0 = void."""
+        lookup = np.zeros(max((s.id for s in self.segments), default=0) + 1, np.uint8)
+        for segment in self.segments:
+            lookup[segment.id] = segment.class_id
+        return lookup[self.ids]
+
+    def segment_color(self, segment: Segment) -> tuple[int, int, int]:
+        """RGB 0-255: the class colour for stuff, a hue of its own near the class colour for each thing.
+
+        The shift is a fixed function of the id, so that overlay, viewer and files agree.
+        """
+        base = self.classes[segment.class_id].color
+        if not self.classes[segment.class_id].is_thing:
+            return base
+        h, lightness, s = colorsys.rgb_to_hls(*(v / 255 for v in base))
+        # golden-ratio steps spread neighbours in id; +-0.06 in hue keeps the class readable
+        turn = (segment.id * 0.618033988749895) % 1.0
+        r, g, b = colorsys.hls_to_rgb((h + 0.12 * (turn - 0.5)) % 1.0, min(0.8, max(0.3, lightness + 0.25 * (turn - 0.5))), s)
+        return round(r * 255), round(g * 255), round(b * 255)
