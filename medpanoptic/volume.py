@@ -94,3 +94,13 @@ class Volume:
         names = channels if channels is not None else [f"channel{i}" for i in range(array.shape[0])]
         matrix = spatial_affine((1.0,) * (array.ndim - 1)) if affine is None else affine
         return cls(array, matrix, tuple(Channel(n) for n in names), calibrated=affine is not None)
+
+
+@dataclass(frozen=True)
+class ChannelSpec:
+    """One channel that a model takes: its name, DICOM modality ("" = any), unit, and whether it must be there."""
+
+    name: str
+    modality: str = ""
+    unit: str = ""
+    required: bool = True

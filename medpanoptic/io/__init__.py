@@ -1,0 +1,8 @@
+"""Files in and out. Reading: ``read_volume``, ``read_study``, ``find_series``; results: ``read_result``, ``write_result``."""
+
+from __future__ import annotations
+
+from medpanoptic.io.read import find_series, read_study, read_volume
+from medpanoptic.io.write import FORMATS, read_result, write_result
+
+__all__ = ["FORMATS", "find_series", "read_result", "read_study", "read_volume", "write_result"]

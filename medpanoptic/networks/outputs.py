@@ -1,0 +1,82 @@
+"""What goes into and comes out of a network: the contract that every instance head meets.
+
+Letters: B batch, C image channels, K classes in the order of the bundle's class table (channel k), S spatial
+shape of the network's input, D = len(S), N instances.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Instances:
+    """Detected things of one image, in voxels of the network's input grid.
+
+    boxes : (N, 2 D) int64, (start per axis, stop per axis), half-open, inside the image, never empty.
+    labels : (N,) int64, the semantic channel k of each thing's class.
+    scores : (N,) float32 in [0, 1].
+    mask_logits : N tensors, each float32 of exactly its box's shape; > 0 is inside the thing.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    scores: Tensor
+    mask_logits: tuple[Tensor, ...]
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @classmethod
+    def empty(cls, spatial_dims: int, device: torch.device | str = "cpu") -> Instances:
+        """No instance."""
+        return cls(
+            torch.zeros((0, 2 * spatial_dims), dtype=torch.int64, device=device),
+            torch.zeros(0, dtype=torch.int64, device=device),
+            torch.zeros(0, device=device),
+            (),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """Everything that leaves the networks for one image: (K, *S) float32 semantic logits, and the instances."""
+
+    semantic_logits: Tensor
+    instances: Instances
+
+
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """Truth of a batch.
+
+    semantic : (B, *S) int64 channel k, -1 where unknown (void).
+    instances : (B, *S) int64, 0 = no thing, 1..N = instance; numbers may have gaps (crops cut things away).
+    labels : B tensors; labels[b][i] is the channel k of instance i (entry 0 unused), so longer than any id in b.
+    """
+
+    semantic: Tensor
+    instances: Tensor
+    labels: tuple[Tensor, ...]
+
+
+class InstanceHead(Protocol):
+    """Finds things. A head is dense (``maps`` can be blended across windows and decoded once) or not.
+
+    features : one (B, channels, *S_level) tensor per neck level, finest first.
+    """
+
+    is_dense: ClassVar[bool]
+
+    def __call__(self, features: list[Tensor], image_shape: tuple[int, ...]) -> Any:
+        """Return the raw output; for a dense head one float tensor (B, M, *image_shape) that may be averaged."""
+
+    def loss(self, raw: Any, features: list[Tensor], targets: Targets) -> dict[str, Tensor]:
+        """Return named scalar losses."""
+
+    def instances(self, raw: Any, features: list[Tensor] | None, semantic_logits: Tensor) -> list[Instances]:
+        """Decode a batch, one entry per image. ``features`` is None for dense heads; semantic_logits (B, K, *S)."""
