@@ -1,0 +1,228 @@
+"""Dense instance head: a centre heatmap and offsets to the centre, grouped once over the whole image.
+
+Why centre and offset rather than star distances or flow: both of its maps are relative, so they may be averaged
+across windows; it is the same in 2D and 3D; shapes need not be star-convex (tumours are not); and grouping is one
+nearest-neighbour search. Source of the idea: Cheng et al., Panoptic-DeepLab, CVPR 2020, sections 3.1 and 3.2.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import torch
+from monai.networks.layers.factories import Conv
+from scipy import ndimage
+from scipy.spatial import cKDTree
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medpanoptic.networks.layers import Norm, resize_to, separable_conv
+from medpanoptic.networks.losses import instance_weights
+from medpanoptic.networks.outputs import Instances, Targets
+
+OUTSIDE_LOGIT = -12.0  # mask logit of a pixel in the box that belongs to another thing
+
+
+class CentreHead(nn.Module):
+    """Centre heatmap and offsets from four pyramid levels.
+
+    offset_scale : voxels per unit of the offset output; about a typical radius keeps outputs near 1.
+    peak_threshold, peak_window : a centre is a local maximum of the heatmap over ``peak_window`` voxels above this.
+    merge_distance : voxels; peaks whose own offsets point to places closer than this are one centre.
+    reach : voxels; a pixel whose vote ends farther than this from every centre belongs to none of them; the connected
+        pieces of such pixels become things of their own.
+    min_size : voxels; smaller groups are noise.
+    """
+
+    is_dense: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        thing_channels: tuple[int, ...],
+        channels: int = 64,
+        norm: Norm = "batch",
+        offset_scale: float = 16.0,
+        peak_threshold: float = 0.3,
+        peak_window: int = 5,
+        merge_distance: float = 3.0,
+        reach: float = 16.0,
+        min_size: int = 12,
+    ) -> None:
+        super().__init__()
+        self.thing_channels = tuple(thing_channels)
+        self.offset_scale, self.peak_threshold, self.peak_window = offset_scale, peak_threshold, peak_window
+        self.merge_distance, self.reach, self.min_size = merge_distance, reach, min_size
+        self.reduce = nn.ModuleList(separable_conv(spatial_dims, in_channels, channels, norm) for _ in range(4))
+        self.mix = nn.Sequential(
+            separable_conv(spatial_dims, channels, channels, norm), separable_conv(spatial_dims, channels, channels, norm)
+        )
+        self.output = Conv[Conv.CONV, spatial_dims](channels, 1 + spatial_dims, 1)
+        nn.init.constant_(self.output.bias, 0.0)
+        nn.init.normal_(self.output.weight, std=0.01)
+        with torch.no_grad():
+            self.output.bias[0] = -2.0  # centres are rare: start near their prior
+
+    def forward(self, features: list[Tensor], image_shape: tuple[int, ...]) -> Tensor:
+        """Return (B, 1 + D, *image_shape): centre logit, offset to the centre in units of ``offset_scale`` voxels."""
+        finest = features[0].shape[2:]
+        x = sum(resize_to(conv(f), finest) for conv, f in zip(self.reduce, features, strict=True))
+        return resize_to(self.output(self.mix(x)), image_shape)
+
+    def loss(self, raw: Tensor, features: list[Tensor], targets: Targets) -> dict[str, Tensor]:
+        """Return ``centre`` (binary cross-entropy to a soft bump) and ``offset`` (smooth L1 inside things)."""
+        heat, offsets = centre_targets(targets.instances)
+        raw = raw.float()
+        inside = instance_weights(targets.instances)
+        weight = 1 + 4 * heat + inside
+        centre = (F.binary_cross_entropy_with_logits(raw[:, 0], heat, reduction="none") * weight).sum() / weight.sum()
+        error = F.smooth_l1_loss(raw[:, 1:], offsets / self.offset_scale, reduction="none", beta=0.1).sum(1)
+        offset = (error * inside).sum() / inside.sum().clamp(min=1)
+        return {"centre": 4 * centre, "offset": 2 * offset}
+
+    @torch.no_grad()
+    def instances(self, raw: Tensor, features: list[Tensor] | None, semantic_logits: Tensor) -> list[Instances]:
+        """Group the foreground of each image by the votes of its pixels."""
+        return [self._decode(m, s) for m, s in zip(raw.float(), semantic_logits.float(), strict=True)]
+
+    def _decode(self, maps: Tensor, semantic_logits: Tensor) -> Instances:
+        shape = tuple(maps.shape[1:])
+        foreground = thing_log_odds(semantic_logits, self.thing_channels)
+        heat = maps[0].sigmoid()
+        pixels = (foreground > 0).nonzero()
+        if len(pixels) == 0:
+            return Instances.empty(len(shape), maps.device)
+        votes = pixels + maps[1:, *pixels.T].T * self.offset_scale
+        centres, peak_scores = self._centres(heat, maps[1:] * self.offset_scale, foreground)
+        owner = _nearest_centre(votes, centres, self.reach)
+        owner, peak_scores = _own_orphans(owner, peak_scores, pixels, shape, self.peak_threshold)
+        return _group(owner, peak_scores, pixels, foreground, semantic_logits, self.thing_channels, self.min_size)
+
+    def _centres(self, heat: Tensor, offsets: Tensor, foreground: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (N, D) float centres and (N,) scores, peaks that agree on their centre merged into the best."""
+        pool = F.max_pool2d if heat.ndim == 2 else F.max_pool3d
+        local_max = pool(heat[None, None], self.peak_window, 1, self.peak_window // 2)[0, 0]
+        peaks = ((heat == local_max) & (heat > self.peak_threshold) & (foreground > 0)).nonzero()
+        scores = heat[*peaks.T] if len(peaks) else heat.new_zeros(0)
+        order = scores.argsort(descending=True, stable=True)
+        peaks, scores = peaks[order], scores[order]
+        moved = peaks + offsets[:, *peaks.T].T if len(peaks) else peaks.float()
+        keep = _greedy_far_apart(moved.cpu().numpy(), self.merge_distance)
+        kept = torch.as_tensor(keep, device=heat.device, dtype=torch.int64)
+        return moved[kept], scores[kept]
+
+
+def thing_log_odds(semantic_logits: Tensor, thing_channels: tuple[int, ...]) -> Tensor:
+    """Return (*S) log-odds of any thing class against all the rest, from (K, *S) logits."""
+    things = list(thing_channels)
+    rest = [k for k in range(len(semantic_logits)) if k not in thing_channels]
+    return semantic_logits[things].logsumexp(0) - semantic_logits[rest].logsumexp(0)
+
+
+def centre_targets(instances: Tensor) -> tuple[Tensor, Tensor]:
+    """Return heat (B, *S) in [0, 1] and offsets (B, D, *S) in voxels for an id map (B, *S).
+
+    The centre is the thing's voxel nearest its centroid, so that it lies inside. The bump's width is a third of the
+    radius of the ball with the thing's size, at least 1.5 voxels.
+    """
+    heat = torch.zeros(instances.shape, device=instances.device)
+    offsets = torch.zeros((len(instances), instances.ndim - 1, *instances.shape[1:]), device=instances.device)
+    for b, ids in enumerate(instances):
+        pixels = ids.nonzero()
+        if len(pixels) == 0:
+            continue
+        _, group, counts = ids[*pixels.T].unique(return_inverse=True, return_counts=True)
+        positions = pixels.float()
+        sums = torch.zeros((len(counts), positions.shape[1]), device=ids.device).index_add_(0, group, positions)
+        distance = (positions - (sums / counts[:, None])[group]).square().sum(1)
+        nearest = torch.full((len(counts),), float("inf"), device=ids.device).scatter_reduce_(0, group, distance, "amin")
+        chosen = torch.zeros(len(counts), dtype=torch.int64, device=ids.device)
+        is_nearest = (distance == nearest[group]).nonzero()[:, 0].flip(0)  # flip: the first one wins on a tie
+        chosen[group[is_nearest]] = is_nearest
+        to_centre = positions[chosen][group] - positions
+        sigma = (ball_radius(counts.float(), positions.shape[1]) / 3).clamp(min=1.5)[group]
+        heat[b][*pixels.T] = torch.exp(-to_centre.square().sum(1) / (2 * sigma**2))
+        offsets[b][:, *pixels.T] = to_centre.T
+    return heat, offsets
+
+
+def ball_radius(size: Tensor, spatial_dims: int) -> Tensor:
+    """Return the radius of the disc or ball that has ``size`` voxels."""
+    return (size / torch.pi).sqrt() if spatial_dims == 2 else (size * 3 / (4 * torch.pi)) ** (1 / 3)
+
+
+def _greedy_far_apart(points: np.ndarray, distance: float) -> list[int]:
+    """Return the indices of points kept in order, each at least ``distance`` from every one kept before it."""
+    if len(points) == 0:
+        return []
+    gone = np.zeros(len(points), bool)
+    kept = []
+    for i, near in enumerate(cKDTree(points).query_ball_point(points, distance)):
+        if not gone[i]:
+            kept.append(i)
+            gone[near] = True
+    return kept
+
+
+def _nearest_centre(votes: Tensor, centres: Tensor, reach: float) -> Tensor:
+    """Return (P,) int64 index of the centre nearest each vote, -1 beyond ``reach``."""
+    if len(centres) == 0:
+        return torch.full((len(votes),), -1, dtype=torch.int64, device=votes.device)
+    if votes.is_cuda:  # brute force stays on the device; chunks bound its memory
+        found = [torch.cdist(chunk, centres).min(1) for chunk in votes.split(65536)]
+        distance, index = torch.cat([d for d, _ in found]), torch.cat([i for _, i in found])
+        return torch.where(distance <= reach, index, -1)
+    _, index = cKDTree(centres.numpy()).query(votes.numpy(), distance_upper_bound=reach)
+    return torch.as_tensor(np.where(index < len(centres), index, -1))
+
+
+def _own_orphans(
+    owner: Tensor, scores: Tensor, pixels: Tensor, shape: tuple[int, ...], score: float
+) -> tuple[Tensor, Tensor]:
+    """Make each connected piece of pixels without an owner a thing of its own, with ``score``."""
+    orphans = owner < 0
+    if not bool(orphans.any()):
+        return owner, scores
+    where = pixels[orphans].cpu().numpy()
+    mask = np.zeros(shape, bool)
+    mask[tuple(where.T)] = True
+    pieces, count = ndimage.label(mask)
+    owner = owner.clone()
+    owner[orphans] = torch.as_tensor(pieces[tuple(where.T)].astype(np.int64) - 1, device=owner.device) + len(scores)
+    return owner, torch.cat([scores, scores.new_full((count,), score)])
+
+
+def _group(
+    owner: Tensor,
+    peak_scores: Tensor,
+    pixels: Tensor,
+    foreground: Tensor,
+    semantic_logits: Tensor,
+    thing_channels: tuple[int, ...],
+    min_size: int,
+) -> Instances:
+    """Turn owned pixels into instances. score = sqrt(peak score x mean foreground probability)."""
+    n, ndim = len(peak_scores), pixels.shape[1]
+    counts = torch.bincount(owner, minlength=n)
+    log_odds = foreground[*pixels.T]
+    mean = torch.zeros(n, device=owner.device).index_add_(0, owner, log_odds.sigmoid()) / counts.clamp(min=1)
+    classes = semantic_logits[list(thing_channels)][:, *pixels.T].log_softmax(0).T
+    votes = torch.zeros((n, len(thing_channels)), device=owner.device).index_add_(0, owner, classes)
+    labels = torch.tensor(thing_channels, device=owner.device)[votes.argmax(1)]
+    scores = (peak_scores * mean).sqrt()
+    kept = (counts >= min_size).nonzero()[:, 0]
+    by_owner = torch.sort(owner, stable=True).indices.split(counts.tolist())
+    boxes, masks = [], []
+    for i in kept.tolist():
+        mine = by_owner[i]
+        where = pixels[mine]
+        start, stop = where.amin(0), where.amax(0) + 1
+        crop = torch.full(tuple((stop - start).tolist()), OUTSIDE_LOGIT, device=owner.device)
+        crop[*(where - start).T] = log_odds[mine]
+        boxes.append(torch.cat([start, stop]))
+        masks.append(crop)
+    if not boxes:
+        return Instances.empty(ndim, owner.device)
+    return Instances(torch.stack(boxes), labels[kept], scores[kept].float(), tuple(masks))

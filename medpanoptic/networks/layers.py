@@ -1,0 +1,55 @@
+"""Convolution blocks in 2D and 3D, chosen by ``spatial_dims``."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from monai.networks.layers.factories import Conv
+from torch import Tensor, nn
+
+Norm = Literal["batch", "group"]
+LEAKY_SLOPE = 0.01  # EfficientPS section 4.1: leaky ReLU after every norm
+
+
+def norm_layer(spatial_dims: int, channels: int, norm: Norm) -> nn.Module:
+    """Return BatchNorm, or GroupNorm of 8-channel groups for the batches of 1 to 4 that 3D allows."""
+    if norm == "batch":
+        return (nn.BatchNorm2d if spatial_dims == 2 else nn.BatchNorm3d)(channels)
+    groups = max(g for g in (8, 4, 2, 1) if channels % g == 0)
+    return nn.GroupNorm(groups, channels)
+
+
+def conv_norm_act(
+    spatial_dims: int, in_channels: int, out_channels: int, norm: Norm, kernel_size: int = 3, dilation: int = 1
+) -> nn.Sequential:
+    """Return a "same" convolution, norm and leaky ReLU."""
+    padding = dilation * (kernel_size // 2)
+    conv = Conv[Conv.CONV, spatial_dims](
+        in_channels, out_channels, kernel_size, padding=padding, dilation=dilation, bias=False
+    )
+    return nn.Sequential(conv, norm_layer(spatial_dims, out_channels, norm), nn.LeakyReLU(LEAKY_SLOPE, inplace=True))
+
+
+def separable_conv(
+    spatial_dims: int, in_channels: int, out_channels: int, norm: Norm, dilation: int | tuple[int, ...] = 1
+) -> nn.Sequential:
+    """Return depthwise 3^D, pointwise, norm and leaky ReLU: the "sep" block of EfficientPS.
+
+    dilation : one for all axes, or one per axis; the map keeps its size.
+    """
+    depthwise = Conv[Conv.CONV, spatial_dims](
+        in_channels, in_channels, 3, padding=dilation, dilation=dilation, groups=in_channels, bias=False
+    )
+    pointwise = Conv[Conv.CONV, spatial_dims](in_channels, out_channels, 1, bias=False)
+    return nn.Sequential(
+        depthwise, pointwise, norm_layer(spatial_dims, out_channels, norm), nn.LeakyReLU(LEAKY_SLOPE, inplace=True)
+    )
+
+
+def resize_to(x: Tensor, shape: tuple[int, ...] | torch.Size) -> Tensor:
+    """Resample (B, C, *S) linearly to the spatial ``shape`` (voxel edges aligned, as strides shrink them)."""
+    if x.shape[2:] == torch.Size(shape):
+        return x
+    mode = "bilinear" if x.ndim == 4 else "trilinear"
+    return nn.functional.interpolate(x, size=tuple(shape), mode=mode, align_corners=False)

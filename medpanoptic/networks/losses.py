@@ -1,0 +1,47 @@
+"""Losses on dense maps, shared by heads."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def semantic_loss(logits: Tensor, target: Tensor, dice_weight: float = 1.0, worst: float = 0.25) -> Tensor:
+    """Return cross-entropy of the worst pixels plus soft Dice.
+
+    logits : (B, K, *S); target : (B, *S) int64, -1 = unknown, ignored.
+    worst : share of the known pixels that counts in the cross-entropy (EfficientPS section 3.3: the worst 25 %).
+    Dice is the mean over classes present in the batch: rare classes count as much as large ones.
+    """
+    entropy = F.cross_entropy(logits, target, ignore_index=-1, reduction="none").flatten()
+    known = entropy[target.flatten() >= 0]
+    if known.numel() == 0:
+        return logits.sum() * 0
+    loss = known.topk(max(1, int(worst * known.numel())), sorted=False).values.mean()
+    return loss + dice_weight * dice_loss(logits, target) if dice_weight else loss
+
+
+def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Return 1 - soft Dice, mean over the classes present in ``target``; shapes as in ``semantic_loss``."""
+    mask = (target >= 0).unsqueeze(1)
+    probability = logits.float().softmax(1) * mask
+    truth = F.one_hot(target.clamp(min=0), logits.shape[1]).movedim(-1, 1) * mask
+    axes = (0, *range(2, logits.ndim))
+    overlap = (probability * truth).sum(axes)
+    total = probability.sum(axes) + truth.sum(axes)
+    present = truth.sum(axes) > 0
+    return 1 - (2 * overlap[present] / total[present].clamp(min=1e-6)).mean() if bool(present.any()) else logits.sum() * 0
+
+
+def instance_weights(instances: Tensor) -> Tensor:
+    """Return (B, *S) float weights, 1 / sqrt(size) relative to the mean size: small things count, large ones still rule."""
+    weights = torch.zeros(instances.shape, device=instances.device)
+    for b, ids in enumerate(instances):
+        counts = torch.bincount(ids.flatten())
+        sizes = counts[1:][counts[1:] > 0].float()
+        if sizes.numel():
+            table = (sizes.mean() / counts.clamp(min=1)).sqrt()
+            table[0] = 0
+            weights[b] = table[ids].clamp(max=4.0)
+    return weights
