@@ -1,0 +1,285 @@
+"""The files that every result folder holds: segments.json, the id map, the stuff map; and segments.csv."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from medpanoptic.classes import ClassTable
+from medpanoptic.errors import ReadError, WriteError
+from medpanoptic.geometry import Affine, check_affine, to_world, voxel_spacing
+from medpanoptic.result import Box, Dropped, PanopticResult, Provenance, Segment
+from medpanoptic.volume import Volume
+
+NAME = "medpanoptic-result"
+VERSION = 1
+TABLE = "segments.json"
+_AXES = {2: ("row", "column"), 3: ("slice", "row", "column")}
+
+
+def map_name(kind: str, ndim: int) -> str:
+    """Return the file name of a map: ``panoptic`` or ``stuff``, as NIfTI for volumes and TIFF for 2D."""
+    return f"{kind}.nii.gz" if ndim == 3 else f"{kind}.tif"
+
+
+def is_calibrated(result: PanopticResult) -> bool:
+    """Tell whether mm are known; ``provenance.parameters["calibrated"] = False`` says that 1 mm per pixel stands in."""
+    return bool(result.provenance.parameters.get("calibrated", True))
+
+
+def measure_name(ndim: int) -> str:
+    """Return the key of a segment's physical size."""
+    return "area_mm2" if ndim == 2 else "volume_mm3"
+
+
+# ---- segments.json
+
+
+def table_json(result: PanopticResult) -> dict[str, Any]:
+    """Return the plain form of everything but the maps. Holds no UID of the source, no path, no time of its own."""
+    return {
+        "format": NAME,
+        "version": VERSION,
+        "shape": list(result.ids.shape),
+        "affine_lps": result.affine.tolist(),
+        "calibrated": is_calibrated(result),
+        "stuff_map": result.stuff is not None,
+        "classes": result.classes.to_json(),
+        "segments": [_segment_json(result, s) for s in result.segments],
+        "dropped": [
+            {"class_id": d.class_id, "score": float(d.score), "reason": d.reason, "box": _plain_box(d.box)}
+            for d in result.dropped
+        ],
+        "provenance": {**_provenance_fields(result.provenance), "parameters": dict(result.provenance.parameters)},
+    }
+
+
+def _provenance_fields(provenance: Provenance) -> dict[str, str]:
+    return {
+        "bundle": provenance.bundle,
+        "bundle_version": provenance.bundle_version,
+        "weights_sha256": provenance.weights_sha256,
+        "medpanoptic_version": provenance.medpanoptic_version,
+        "created": provenance.created,
+    }
+
+
+def _segment_json(result: PanopticResult, segment: Segment) -> dict[str, Any]:
+    size = result.sizes[segment.id]
+    return {
+        **asdict(segment),
+        "score": float(segment.score),
+        "box": _plain_box(result.boxes[segment.id]),
+        "size": size,
+        measure_name(result.ndim): size * result.voxel_size if is_calibrated(result) else None,
+    }
+
+
+def _plain_box(box: Box) -> list[list[int]]:
+    return [[int(start), int(stop)] for start, stop in box]
+
+
+def _plain_value(value: object) -> object:
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    raise WriteError(
+        "JSON-VALUE", f"provenance parameters may hold numbers, text, lists and tables, not {type(value).__name__}"
+    )
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> Path:
+    """Write UTF-8 JSON with sorted keys, one entry or table row a line.
+
+    Raises WriteError (JSON-VALUE) for what JSON cannot hold.
+    """
+    try:
+        entries = [f"{_dump(key)}: {_dump_rows(data[key])}" for key in sorted(data)]
+    except ValueError as error:
+        raise WriteError("JSON-VALUE", "a score or parameter is not a finite number, which JSON cannot hold") from error
+    path.write_text("{\n" + ",\n".join(entries) + "\n}\n", encoding="utf-8", newline="\n")
+    return path
+
+
+def _dump(value: object) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, default=_plain_value)
+
+
+def _dump_rows(value: object) -> str:
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return "[\n  " + ",\n  ".join(_dump(row) for row in value) + "\n]"
+    return _dump(value)
+
+
+def write_table(result: PanopticResult, folder: Path, volume: Volume | None = None) -> list[Path]:
+    """Write segments.json."""
+    return [write_json(folder / TABLE, table_json(result))]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a segments.json and check that it is one of ours.
+
+    Raises ReadError: RESULT-MISSING (no such file), RESULT-FORMAT (not ours), RESULT-VERSION (from a later version).
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ReadError("RESULT-MISSING", f"{path} does not exist; a result folder holds {TABLE}") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ReadError("RESULT-FORMAT", f"{path} is not JSON; was it cut short?") from error
+    if not isinstance(data, dict) or data.get("format") != NAME:
+        raise ReadError("RESULT-FORMAT", f"{path} is not a medpanoptic result (its 'format' is not {NAME!r})")
+    if data.get("version") != VERSION:
+        raise ReadError(
+            "RESULT-VERSION", f"{path} has version {data.get('version')!r}; this program reads {VERSION}: update it"
+        )
+    return data
+
+
+def result_from_json(
+    data: Mapping[str, Any], ids: NDArray[np.int32], stuff: NDArray[np.uint8] | None
+) -> PanopticResult:
+    """Build a result from the plain form and the maps. Raises ReadError (RESULT-FORMAT), ResultError."""
+    try:
+        parts: dict[str, Any] = {
+            "segments": tuple(_segment(entry) for entry in data["segments"]),
+            "classes": ClassTable.from_json(data["classes"]),
+            "affine": check_affine(data["affine_lps"]),
+            "provenance": Provenance(**data["provenance"]),
+            "dropped": tuple(_dropped(entry) for entry in data["dropped"]),
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise ReadError(
+            "RESULT-FORMAT", f"{TABLE} lacks or garbles a required entry ({type(error).__name__}: {error})"
+        ) from error
+    return PanopticResult(ids=ids, stuff=stuff, **parts)
+
+
+def _segment(entry: Mapping[str, Any]) -> Segment:
+    fields = ("id", "class_id", "score", "origin", "verdict", "tracking_uid")
+    return Segment(**{name: entry[name] for name in fields})
+
+
+def _dropped(entry: Mapping[str, Any]) -> Dropped:
+    box = tuple((int(start), int(stop)) for start, stop in entry["box"])
+    return Dropped(entry["class_id"], entry["score"], entry["reason"], box)
+
+
+# ---- the maps
+
+
+def write_maps(result: PanopticResult, folder: Path, volume: Volume | None = None) -> list[Path]:
+    """Write the id map (int32) and, if there is one, the stuff map (uint8) on the native grid."""
+    maps: list[tuple[str, NDArray]] = [("panoptic", result.ids)]
+    if result.stuff is not None:
+        maps.append(("stuff", result.stuff))
+    spacing = voxel_spacing(result.affine, 2) if is_calibrated(result) else None
+    return [_write_map(folder / map_name(kind, result.ndim), array, result.affine, spacing) for kind, array in maps]
+
+
+def _write_map(path: Path, array: NDArray, affine: Affine, spacing: NDArray[np.float64] | None) -> Path:
+    if array.ndim == 3:
+        from medpanoptic.io.nifti import write_nifti
+
+        write_nifti(path, array, affine)
+    else:
+        write_tiff(path, array, spacing)
+    return path
+
+
+def write_tiff(path: Path, array: NDArray, spacing: NDArray[np.float64] | None) -> None:
+    """Write a (row, column) map losslessly; ``spacing`` (row, column) mm becomes the resolution tags.
+
+    TIFF keeps resolution as pixels per centimetre in fractions of 32 bits; the exact affine is in segments.json.
+    """
+    tags: dict[str, Any] = {}
+    if spacing is not None:
+        tags = {"resolution": (10 / spacing[1], 10 / spacing[0]), "resolutionunit": "CENTIMETER"}
+    tifffile.imwrite(
+        path, array, compression="zlib", photometric="minisblack", metadata=None, software="medpanoptic", **tags
+    )
+
+
+def read_map(folder: Path, kind: str, shape: tuple[int, ...], dtype: type) -> NDArray:
+    """Read the ``panoptic`` or ``stuff`` map of a result folder as (*S) of ``dtype``.
+
+    Raises ReadError: RESULT-MISSING (no file), RESULT-DAMAGED (unreadable), RESULT-SHAPE (not the shape in the table).
+    """
+    path = folder / map_name(kind, len(shape))
+    if not path.is_file():
+        raise ReadError("RESULT-MISSING", f"{path} does not exist, but {TABLE} beside it says that it should")
+    try:
+        array = _read_nifti_map(path, shape) if len(shape) == 3 else _read_tiff_map(path, shape)
+    except (OSError, EOFError, ValueError, KeyError, IndexError, TypeError) as error:
+        raise ReadError(
+            "RESULT-DAMAGED", f"{path} cannot be read ({type(error).__name__}); write the result again"
+        ) from error
+    if array.dtype != dtype:
+        raise ReadError("RESULT-DAMAGED", f"{path} holds {array.dtype}, expected {np.dtype(dtype)}")
+    return array
+
+
+def _check_shape(path: Path, found: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    if tuple(found) != shape:
+        raise ReadError("RESULT-SHAPE", f"{path} has shape {tuple(found)}, {TABLE} beside it says {shape}")
+
+
+def _read_tiff_map(path: Path, shape: tuple[int, ...]) -> NDArray:
+    with tifffile.TiffFile(path) as tiff:
+        _check_shape(path, tiff.pages[0].shape, shape)
+        return tiff.pages[0].asarray()
+
+
+def _read_nifti_map(path: Path, shape: tuple[int, ...]) -> NDArray:
+    import nibabel
+
+    image = nibabel.Nifti1Image.from_filename(path)
+    # the shape is checked on the header, before anything is allocated
+    _check_shape(path, image.shape[::-1], shape)
+    return np.ascontiguousarray(np.asanyarray(image.dataobj).T)
+
+
+# ---- segments.csv
+
+
+def write_csv(result: PanopticResult, folder: Path, volume: Volume | None = None) -> list[Path]:
+    """Write segments.csv: one row per segment, for spreadsheets and pandas. Boxes are half-open, centroids LPS mm."""
+    path = folder / "segments.csv"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(csv_columns(result.ndim))
+        writer.writerows(_csv_row(result, s) for s in result.segments)
+    return [path]
+
+
+def csv_columns(ndim: int) -> list[str]:
+    """Return the header of segments.csv."""
+    boxes = [f"{axis}_{end}" for axis in _AXES[ndim] for end in ("start", "stop")]
+    head = ["id", "class_id", "class", "is_thing", "score", "origin", "verdict", "size", measure_name(ndim)]
+    return [*head, "centroid_x_mm", "centroid_y_mm", "centroid_z_mm", *boxes, "tracking_uid"]
+
+
+def _csv_row(result: PanopticResult, segment: Segment) -> list[object]:
+    info = result.classes[segment.class_id]
+    size = result.sizes[segment.id]
+    calibrated = is_calibrated(result)
+    measure = f"{size * result.voxel_size:.6g}" if calibrated else ""
+    place = [f"{v:.3f}" for v in centroid(result, segment)] if info.is_thing and calibrated else [""] * 3
+    head = [segment.id, info.id, info.name, int(info.is_thing), f"{segment.score:.6g}", segment.origin, segment.verdict]
+    box = [end for axis in result.boxes[segment.id] for end in axis]
+    return [*head, size, measure, *place, *box, segment.tracking_uid]
+
+
+def centroid(result: PanopticResult, segment: Segment) -> NDArray[np.float64]:
+    """Return the (3,) LPS mm mean position of a segment's voxel centres."""
+    box = result.boxes[segment.id]
+    inside = result.ids[tuple(slice(*axis) for axis in box)] == segment.id
+    mean = [float(index.mean()) + start for index, (start, _) in zip(np.nonzero(inside), box, strict=True)]
+    return to_world([mean], result.affine)[0]
