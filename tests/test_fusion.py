@@ -277,6 +277,7 @@ def test_what_does_not_fit_is_refused():
 def test_minus_infinity_in_a_mask_means_never():
     logits, _ = two_cells()
     logits[0], logits[1] = 3, -90
+    logits[1, 2, 2] = 90
     mask = np.full((6, 6), -np.inf)
     mask[2, 2] = 200
     for method in METHODS:
