@@ -1,0 +1,1 @@
+"""napari plugin of medpanoptic: open studies and results, segment, correct, save. Research use only."""

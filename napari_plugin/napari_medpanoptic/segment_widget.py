@@ -1,0 +1,193 @@
+"""The Segment dock: choose an image, a model and a device, run in a worker, see the result."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from napari.qt.threading import FunctionWorker, create_worker
+from napari.utils.notifications import show_error, show_info, show_warning
+from napari.viewer import Viewer
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import (
+    QComboBox,
+    QFormLayout,
+    QHBoxLayout,
+    QLabel,
+    QProgressBar,
+    QPushButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from medpanoptic.errors import MedpanopticError
+from medpanoptic.geometry import same_grid
+from medpanoptic.result import PanopticResult
+from napari_medpanoptic.inputs import Input, find_inputs
+from napari_medpanoptic.layers import result_layers
+from napari_medpanoptic.orientation import PLANES
+from napari_medpanoptic.view import arrange, go_to_largest, set_plane
+
+DEVICES = ("auto", "cpu", "cuda")
+NOTICE = "Research use only. Not a medical device."
+
+
+class Cancelled(Exception):  # noqa: N818  (not an error: the person asked for it)
+    """Raised inside the Segmenter's progress callback to stop it."""
+
+
+class SegmentWidget(QWidget):
+    """Dock widget; all work is done by ``medpanoptic.Segmenter`` in a napari worker thread."""
+
+    progressed = Signal(float)  # emitted in the worker, received in the GUI thread
+
+    def __init__(self, viewer: Viewer) -> None:
+        super().__init__()
+        self.viewer = viewer
+        self.worker: FunctionWorker | None = None
+        self.inputs: list[Input] = []
+        self._build()
+        arrange(viewer)
+        viewer.layers.events.inserted.connect(self.refresh_inputs)
+        viewer.layers.events.removed.connect(self.refresh_inputs)
+        self.progressed.connect(self._show_progress)
+        self.refresh_inputs()
+        self._fill_models()
+
+    def _build(self) -> None:
+        self.image_box, self.model_box, self.device_box = QComboBox(), QComboBox(), QComboBox()
+        self.device_box.addItems(DEVICES)
+        self.run_button, self.cancel_button = QPushButton("Run"), QPushButton("Cancel")
+        self.run_button.clicked.connect(self.run)
+        self.cancel_button.clicked.connect(self.cancel)
+        self.bar = QProgressBar()
+        self.status = QLabel()
+        self.status.setWordWrap(True)
+        notice = QLabel(NOTICE)
+        notice.setWordWrap(True)
+        form = QFormLayout()
+        for text, box in (("Image", self.image_box), ("Model", self.model_box), ("Device", self.device_box)):
+            # long study names must not widen the dock
+            box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+            form.addRow(text, box)
+        layout = QVBoxLayout(self)
+        layout.addLayout(form)
+        layout.addLayout(_row(self.run_button, self.cancel_button))
+        layout.addWidget(self.bar)
+        layout.addWidget(self.status)
+        layout.addLayout(_row(*(self._plane_button(plane) for plane in PLANES)))
+        layout.addStretch()
+        layout.addWidget(notice)
+        self._set_running(False)
+
+    def _plane_button(self, plane: str) -> QPushButton:
+        button = QPushButton(plane.capitalize())
+        button.clicked.connect(partial(self._set_plane, plane))
+        return button
+
+    def _set_plane(self, plane: str, checked: bool = False) -> None:
+        set_plane(self.viewer, plane)
+
+    def _fill_models(self) -> None:
+        from medpanoptic.bundle import list_bundles
+
+        for info in list_bundles():
+            self.model_box.addItem(info.name)
+
+    def refresh_inputs(self, event: object = None) -> None:
+        """Offer the studies and images that the viewer holds now, keeping the choice if it is still there."""
+        chosen = self.image_box.currentText()
+        self.inputs = find_inputs(self.viewer.layers)
+        self.image_box.clear()
+        self.image_box.addItems([i.title for i in self.inputs])
+        self.image_box.setCurrentIndex(max(0, self.image_box.findText(chosen)))
+        self._set_running(self.worker is not None)
+
+    def run(self, checked: bool = False) -> None:
+        """Start the chosen model on the chosen image."""
+        if self.worker is not None or not self.inputs:
+            return
+        chosen = self.inputs[self.image_box.currentIndex()]
+        self.worker = create_worker(
+            self._segment,
+            chosen,
+            self.model_box.currentText(),
+            self.device_box.currentText(),
+            _start_thread=False,
+            _connect={
+                "returned": partial(self._show_result, chosen),
+                "errored": self._show_error,
+                "warned": _show_warning,
+                "finished": self._finish,
+            },
+        )
+        self._set_running(True)
+        self.status.setText("Loading the model")
+        self.worker.start()
+
+    def _segment(self, chosen: Input, model: str, device: str) -> PanopticResult:
+        from medpanoptic.segmenter import Segmenter
+
+        segmenter = Segmenter.load(model, device=device)
+        return segmenter(chosen.image, progress=self._report)
+
+    def _report(self, fraction: float) -> None:
+        """Take progress 0..1 from the Segmenter, in the worker thread; raise to stop it."""
+        if self.worker is not None and self.worker.abort_requested:
+            raise Cancelled
+        self.progressed.emit(fraction)
+
+    def cancel(self, checked: bool = False) -> None:
+        """Ask the worker to stop at its next progress report."""
+        if self.worker is not None:
+            self.worker.quit()
+            self.cancel_button.setEnabled(False)
+            self.status.setText("Stopping after this window")
+
+    def _show_progress(self, fraction: float) -> None:
+        self.bar.setValue(round(100 * fraction))
+        if self.worker is not None and not self.worker.abort_requested:
+            self.status.setText("Segmenting")
+
+    def _show_result(self, chosen: Input, result: PanopticResult) -> None:
+        same = same_grid(chosen.volume.affine, result.affine, chosen.volume.shape, result.ids.shape)
+        for data, attributes, kind in result_layers(result, chosen.title, chosen.volume if same else None):
+            getattr(self.viewer, f"add_{kind}")(data, **attributes)
+        go_to_largest(self.viewer, result)
+        things = len(result.things)
+        self.status.setText(f"{things} {'thing' if things == 1 else 'things'} found")
+        if not things:
+            show_info("The model found no thing in this image.")
+
+    def _show_error(self, error: BaseException) -> None:
+        if isinstance(error, Cancelled):
+            self.status.setText("Cancelled")
+            return
+        self.status.setText("Failed")
+        if isinstance(error, MedpanopticError):
+            show_error(str(error))  # with its code
+            return
+        raise error  # a bug: napari shows it with its traceback
+
+    def _finish(self) -> None:
+        self.worker = None
+        self._set_running(False)
+
+    def _set_running(self, running: bool) -> None:
+        self.run_button.setEnabled(not running and bool(self.inputs))
+        self.cancel_button.setEnabled(running)
+        if not running:
+            self.bar.setValue(0)
+
+
+def _row(*buttons: QPushButton) -> QHBoxLayout:
+    row = QHBoxLayout()
+    for button in buttons:
+        row.addWidget(button)
+    return row
+
+
+def _show_warning(warned: Any) -> None:
+    # other libraries' deprecations are not for the reader of an image
+    if warned[1] is UserWarning:
+        show_warning(str(warned[0]))

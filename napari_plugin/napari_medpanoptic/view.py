@@ -1,0 +1,72 @@
+"""The viewer around our layers: scale bar, orientation letters, planes, going to a finding. Uses napari models only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from medpanoptic.result import PanopticResult
+from napari_medpanoptic.layers import KEY
+from napari_medpanoptic.orientation import AXIS_LETTERS, PLANES, display_order, display_placement
+
+_LETTER_PLACES = {"top": "top_center", "bottom": "bottom_center", "left": "middle_left", "right": "middle_right"}
+_PREFIX = "medpanoptic_"
+
+
+def arrange(viewer: Any) -> None:
+    """Switch the scale bar on and keep orientation letters at the canvas edges. Calling it again changes nothing."""
+    from napari.components.overlays import TextOverlay
+
+    overlays = viewer.canvas.overlays
+    overlays["scale_bar"].visible = True
+    if f"{_PREFIX}top" in overlays:
+        return
+    for edge, position in _LETTER_PLACES.items():
+        overlays[_PREFIX + edge] = TextOverlay(position=position, font_size=14, color="#ffd166")
+
+    def update(event: object = None) -> None:
+        _show_letters(viewer)
+
+    for emitter in (viewer.dims.events.order, viewer.dims.events.ndisplay, viewer.dims.events.ndim):
+        emitter.connect(update)
+    viewer.layers.events.inserted.connect(update)
+    viewer.layers.events.removed.connect(update)
+    update()
+
+
+def edge_letters(displayed: tuple[int, ...]) -> dict[str, str]:
+    """Return the letter at each canvas edge for the displayed (row, column) axes of a volume in display order."""
+    (top, bottom), (left, right) = (AXIS_LETTERS[axis] for axis in displayed)
+    return {"top": top, "bottom": bottom, "left": left, "right": right}
+
+
+def _show_letters(viewer: Any) -> None:
+    # letters only where every layer is a volume whose orientation we know, in a 2D view of it
+    known = [layer.metadata.get(KEY, {}).get("affine_lps") is not None and layer.ndim == 3 for layer in viewer.layers]
+    on = bool(known) and all(known) and viewer.dims.ndisplay == 2 and viewer.dims.ndim == 3
+    letters = edge_letters(viewer.dims.displayed) if on else dict.fromkeys(_LETTER_PLACES, "")
+    for edge, text in letters.items():
+        overlay = viewer.canvas.overlays[_PREFIX + edge]
+        overlay.text = text
+        overlay.visible = on
+
+
+def set_plane(viewer: Any, plane: str) -> None:
+    """Show the "axial", "coronal" or "sagittal" plane through the current point, fitted to the canvas."""
+    if viewer.dims.ndim != 3:
+        return
+    viewer.dims.ndisplay = 2
+    viewer.dims.order = PLANES[plane]
+    viewer.reset_view()
+
+
+def go_to_largest(viewer: Any, result: PanopticResult) -> None:
+    """Move the slider to the middle of the largest thing, so that a finding is seen at once. 2D: nothing to do."""
+    if result.ndim != 3 or not result.things:
+        return
+    largest = max(result.things, key=lambda s: result.sizes[s.id])
+    order = display_order(result.affine, 3)
+    scale, translate = display_placement(result.affine, result.ids.shape, order)
+    centre = np.argwhere(order.to_display(result.ids) == largest.id).mean(axis=0).round()
+    viewer.dims.set_point((0, 1, 2), tuple(float(c * s + t) for c, s, t in zip(centre, scale, translate, strict=True)))

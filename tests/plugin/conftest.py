@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import os
+import sys
+from importlib.util import find_spec
+
+import pytest
+
+
+def _missing_for_viewer() -> str:
+    if find_spec("napari") is None or find_spec("PySide6") is None:
+        return "needs napari and Qt: pip install medpanoptic[viewer]"
+    if sys.platform == "linux" and not os.environ.get("DISPLAY"):
+        return "needs a screen: run under xvfb-run -a"
+    return ""
+
+
+@pytest.fixture
+def real_viewer(request):
+    """A napari viewer on a real (virtual) screen; skips where there is none."""
+    reason = _missing_for_viewer()
+    if reason:
+        pytest.skip(reason)
+    make = request.getfixturevalue("make_napari_viewer")
+    return make(show=True)
+
+
+@pytest.fixture
+def model_viewer():
+    """The viewer's model alone: no Qt, no screen."""
+    components = pytest.importorskip("napari.components", reason="needs napari: pip install medpanoptic[viewer]")
+    return components.ViewerModel()
