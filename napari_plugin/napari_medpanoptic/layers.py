@@ -23,8 +23,9 @@ from napari_medpanoptic.orientation import DisplayOrder, display_order, display_
 LayerData = tuple[Any, dict[str, Any], str]
 KEY = "medpanoptic"
 
-THINGS_OPACITY = 0.5
-STUFF_OPACITY = 0.25
+# a lesion's own texture must stay visible under its colour
+THINGS_OPACITY = 0.45
+STUFF_OPACITY = 0.2
 # soft-tissue window of CT, level 40 width 400 HU; SUV 0-10 is the usual oncology display
 HU_WINDOW = (-160.0, 240.0)
 SUV_WINDOW = (0.0, 10.0)
@@ -43,6 +44,8 @@ def volume_layers(volume: Volume, name: str = "", path: Path | None = None) -> l
     base = {**_placement(volume, volume.shape, order, volume.calibrated), "metadata": {KEY: metadata}}
     if is_rgb(volume):
         return [(np.moveaxis(volume.array, 0, -1), {**base, "name": name or "image", "rgb": True}, "image")]
+    if volume.ndim == 3:
+        base["interpolation2d"] = "linear"  # as radiology viewers draw; pathology pixels stay pixels
     shown = [(i, c) for i, c in enumerate(volume.channels) if c.present]
     shown.sort(key=lambda pair: pair[1].unit == "SUV")
     layers: list[LayerData] = []

@@ -151,8 +151,8 @@ class SegmentWidget(QWidget):
 
     def _show_result(self, chosen: Input, result: PanopticResult) -> None:
         same = same_grid(chosen.volume.affine, result.affine, chosen.volume.shape, result.ids.shape)
-        for data, attributes, kind in result_layers(result, chosen.title, chosen.volume if same else None):
-            getattr(self.viewer, f"add_{kind}")(data, **attributes)
+        for data, attributes, _ in result_layers(result, chosen.title, chosen.volume if same else None):
+            self.viewer.add_labels(data, **attributes)
         go_to_largest(self.viewer, result)
         things = len(result.things)
         self.status.setText(f"{things} {'thing' if things == 1 else 'things'} found")

@@ -12,10 +12,14 @@ from napari_medpanoptic.orientation import AXIS_LETTERS, PLANES, display_order, 
 
 _LETTER_PLACES = {"top": "top_center", "bottom": "bottom_center", "left": "middle_left", "right": "middle_right"}
 _PREFIX = "medpanoptic_"
+CONTOUR_MM = 1.5
 
 
 def arrange(viewer: Any) -> None:
-    """Switch the scale bar on and keep orientation letters at the canvas edges. Calling it again changes nothing."""
+    """Switch the scale bar on, keep orientation letters at the canvas edges, dress our layers as they come.
+
+    Calling it again changes nothing.
+    """
     from napari.components.overlays import TextOverlay
 
     overlays = viewer.canvas.overlays
@@ -28,11 +32,29 @@ def arrange(viewer: Any) -> None:
     def update(event: object = None) -> None:
         _show_letters(viewer)
 
+    def dress(event: Any) -> None:
+        _dress_labels(event.value)
+
     for emitter in (viewer.dims.events.order, viewer.dims.events.ndisplay, viewer.dims.events.ndim):
         emitter.connect(update)
+    viewer.layers.events.inserted.connect(dress)
     viewer.layers.events.inserted.connect(update)
     viewer.layers.events.removed.connect(update)
     update()
+
+
+def _dress_labels(layer: Any) -> None:
+    """Make a things layer of ours readable and safe to paint on."""
+    meta = layer.metadata.get(KEY, {})
+    if meta.get("role") not in ("things", "stuff"):
+        return
+    layer.preserve_labels = True  # painting must not damage a neighbour
+    if meta["role"] == "things":
+        layer.selected_label = max((s.id for s in meta["result"].segments), default=0) + 1
+        if layer.ndim == 3:
+            # a lesion is read through its outline: a fill would mix with CT window and PET colours
+            layer.contour = max(1, round(CONTOUR_MM / min(layer.scale)))
+            layer.opacity = 1.0
 
 
 def edge_letters(displayed: tuple[int, ...]) -> dict[str, str]:

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import numpy as np
+from napari_medpanoptic.inputs import find_inputs
+from napari_medpanoptic.layers import result_layers, volume_layers
+from napari_medpanoptic.view import arrange, edge_letters, go_to_largest, set_plane
+
+from medpanoptic.geometry import to_world
+from medpanoptic.samples import phantom
+
+
+def show(viewer, layers):
+    for data, look, kind in layers:
+        getattr(viewer, f"add_{kind}")(data, **look)
+
+
+def letters(viewer):
+    overlays = viewer.canvas.overlays
+    return {e: overlays[f"medpanoptic_{e}"].text for e in ("left", "right", "top", "bottom")}
+
+
+def test_letters_follow_the_radiologists_convention():
+    assert edge_letters((1, 2)) == {"top": "A", "bottom": "P", "left": "R", "right": "L"}  # axial
+    assert edge_letters((0, 2)) == {"top": "H", "bottom": "F", "left": "R", "right": "L"}  # coronal
+    assert edge_letters((0, 1)) == {"top": "H", "bottom": "F", "left": "A", "right": "P"}  # sagittal
+
+
+def test_the_viewer_is_dressed_once_and_follows_the_plane(model_viewer):
+    arrange(model_viewer)
+    arrange(model_viewer)
+    assert model_viewer.canvas.overlays["scale_bar"].visible
+    assert set(letters(model_viewer).values()) == {""}
+    volume, truth = phantom(3, shape=(8, 10, 12), spacing=(3, 1, 1))
+    show(model_viewer, [*volume_layers(volume), *result_layers(truth)])
+    assert letters(model_viewer) == edge_letters((1, 2))
+    set_plane(model_viewer, "coronal")
+    assert letters(model_viewer) == edge_letters((0, 2))
+    model_viewer.dims.ndisplay = 3
+    assert set(letters(model_viewer).values()) == {""}
+
+
+def test_no_letters_where_an_orientation_is_unknown(model_viewer):
+    arrange(model_viewer)
+    model_viewer.add_image(np.zeros((4, 5, 6)))
+    assert set(letters(model_viewer).values()) == {""}
+
+
+def test_our_labels_are_safe_to_paint_on(model_viewer):
+    arrange(model_viewer)
+    _, truth = phantom(3, shape=(16, 16, 16))
+    show(model_viewer, result_layers(truth))
+    things = model_viewer.layers["things"]
+    assert things.preserve_labels
+    assert things.selected_label == max(s.id for s in truth.segments) + 1
+    assert things.contour == 2  # 1.5 mm of 1 mm voxels
+
+
+def test_the_largest_thing_is_shown_first(model_viewer):
+    _, truth = phantom(3, spacing=(3, 1, 1))
+    show(model_viewer, result_layers(truth))
+    go_to_largest(model_viewer, truth)
+    largest = max(truth.things, key=lambda s: truth.sizes[s.id])
+    centre = to_world(np.argwhere(truth.ids == largest.id), truth.affine).mean(axis=0)
+    np.testing.assert_allclose(model_viewer.dims.point[0], -centre[2], atol=3)
+    slices = model_viewer.layers["things"].data
+    index = round(model_viewer.layers["things"].world_to_data(model_viewer.dims.point)[0])
+    assert largest.id in slices[index]
+
+
+def test_channels_of_a_study_are_one_input_and_other_images_one_each(model_viewer):
+    volume, truth = phantom(3, shape=(8, 10, 12))
+    show(model_viewer, [*volume_layers(volume, "ours"), *result_layers(truth)])
+    model_viewer.add_image(np.zeros((5, 6, 3), np.uint8), name="tile", rgb=True)
+    ours, tile = find_inputs(model_viewer.layers)
+    assert (ours.title, ours.image) == ("ours", volume)
+    assert tile.volume.array.shape == (3, 5, 6)
+    assert not tile.volume.calibrated
+
+
+def test_a_study_on_disk_is_given_as_its_folder(model_viewer, tmp_path):
+    volume, _ = phantom(3, shape=(8, 10, 12))
+    show(model_viewer, volume_layers(volume, path=tmp_path))
+    assert find_inputs(model_viewer.layers)[0].image == tmp_path
+
+
+def test_a_stack_of_another_reader_is_taken_as_it_stands_on_the_screen(model_viewer):
+    data = np.random.default_rng(0).random((4, 5, 6))
+    layer = model_viewer.add_image(
+        data, scale=(2000, 500, 500), translate=(100, 0, 0), units=("micrometer",) * 3, name="stack"
+    )
+    volume = find_inputs(model_viewer.layers)[0].volume
+    assert volume.calibrated
+    np.testing.assert_allclose(volume.spacing, (2, 0.5, 0.5))
+    again, look, _ = volume_layers(volume)[0]
+    assert np.array_equal(again, data)
+    np.testing.assert_allclose(look["scale"], (2, 0.5, 0.5))
+    np.testing.assert_allclose(look["translate"], np.array(layer.translate) / 1000)
