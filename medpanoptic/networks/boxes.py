@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 MAX_LOG_SCALE = math.log(1000 / 16)  # keeps exp() finite for untrained networks, the bound of Faster R-CNN codes
-NMS_CHUNK = 1000
+NMS_CHUNK = 512  # measured on a CPU: larger matrices leave its cache, smaller ones add calls
 
 
 def box_extents(boxes: Tensor) -> Tensor:

@@ -73,8 +73,11 @@ class _RoIAlign(torch.autograd.Function):
         ctx.save_for_backward(image_index, *points)
         ctx.sampling, ctx.shape, ctx.dtype = sampling, features.shape, features.dtype
         crops = _Crops(points, image_index, sampling, features.shape)
-        out = points[0].new_empty((len(image_index), features.shape[1], *crops.sizes))
         gathered, single = crops.plan()
+        if gathered:  # channels last, as the products leave it and as convolutions on a CPU are fastest
+            out = points[0].new_empty((len(image_index), *crops.sizes, features.shape[1])).movedim(-1, 1)
+        else:
+            out = points[0].new_empty((len(image_index), features.shape[1], *crops.sizes))
         with torch.autocast(features.device.type, enabled=False):
             # one row of C numbers per pixel
             table = features.detach().movedim(1, -1).flatten(0, -2).to(out.dtype) if gathered else out
