@@ -1,0 +1,120 @@
+"""PNG, JPEG and TIFF to (C, row, column) with a pixel size where the file has one."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk  # noqa: N813
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from medpanoptic.errors import ReadError
+from medpanoptic.geometry import spatial_affine
+from medpanoptic.io.limits import check_size
+from medpanoptic.io.tiff import read_tiff, true_resolution
+from medpanoptic.volume import Channel, Source, Volume
+
+_CHANNELS = {1: ("gray",), 3: ("red", "green", "blue")}
+
+
+def read_image(path: Path, pixel_size_um: float | Sequence[float] | None = None) -> Volume:
+    """Read one 2D image, or a TIFF stack that names its Z axis.
+
+    Array (C, row, column), or (C, slice, row, column) for Z stacks: uint8 or uint16 as stored, C = 1 gray, 3 RGB,
+    n for multi-channel TIFF. A fully opaque alpha channel is dropped.
+    pixel_size_um : one number or one per axis, in place of the file's own; without either 1 mm per pixel stands in
+    and ``calibrated`` is False.
+    Raises ReadError: NOT-FOUND, IMAGE-UNREADABLE, IMAGE-ALPHA, IMAGE-COLOR, IMAGE-CODEC, IMAGE-AXES, PIXEL-SIZE,
+    READ-TOO-LARGE.
+    """
+    if not path.is_file():
+        raise ReadError("NOT-FOUND", f"{path}: no such file")
+    if path.suffix.lower() in {".tif", ".tiff"}:
+        array, size_mm, notes = read_tiff(path)
+    else:
+        array, size_mm, notes = _read_pillow(path)
+    array, more = drop_alpha(array, path.name)
+    return _volume(array, path, _spacing(pixel_size_um, array.ndim - 1, size_mm), [*notes, *more])
+
+
+def drop_alpha(array: NDArray, name: str) -> tuple[NDArray, list[str]]:
+    """Drop the last of 2 or 4 colour channels of a PNG if it is opaque throughout; other stacks stay as they are."""
+    if array.ndim != 3 or array.shape[0] not in (2, 4) or not name.lower().endswith(".png"):
+        return array, []
+    if np.any(array[-1] != np.iinfo(array.dtype).max):
+        raise ReadError("IMAGE-ALPHA", f"{name}: has transparent pixels, which have no defined value; flatten it first")
+    return array[:-1], ["dropped an opaque alpha channel"]
+
+
+def _read_pillow(path: Path) -> tuple[NDArray, tuple[float, ...] | None, list[str]]:
+    """Return (C, row, column), pixel size in mm or None, and notes."""
+    try:
+        with warnings.catch_warnings():
+            # large images are checked against our own limit below
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path, formats=("PNG", "JPEG")) as image:
+                check_size((image.height, image.width, 4), 2, path.name)
+                if getattr(image, "n_frames", 1) > 1:
+                    raise ReadError("IMAGE-AXES", f"{path.name}: an animation, not one image")
+                size = true_resolution(*image.info["dpi"]) if image.format == "PNG" and "dpi" in image.info else None
+                notes = _orientation_note(image)
+                return _decode(image, path), size, notes
+    except Image.DecompressionBombError:
+        raise ReadError("READ-TOO-LARGE", f"{path.name}: more pixels than the limit; crop or tile it") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
+        raise ReadError("IMAGE-UNREADABLE", f"{path.name}: not a readable PNG or JPEG, damaged or truncated") from None
+
+
+def _decode(image: Image.Image, path: Path) -> NDArray:
+    """Return (C, row, column) at the bit depth of the file."""
+    if image.format == "PNG" and _png_depth(path) == 16 and image.mode in {"RGB", "RGBA", "LA"}:
+        # Pillow would cut these to 8 bits without a word
+        array = sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO="PNGImageIO"))
+        return np.ascontiguousarray(np.moveaxis(array, -1, 0))
+    if image.mode == "P":
+        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+    if image.mode == "1":
+        image = image.convert("L")
+    if image.mode not in {"L", "LA", "RGB", "RGBA", "I;16", "I"}:
+        raise ReadError("IMAGE-COLOR", f"{path.name}: colour mode {image.mode} is not gray or RGB; convert it first")
+    array = np.asarray(image)
+    array = array.astype(np.uint16) if array.dtype.itemsize > 1 else array
+    return array[None] if array.ndim == 2 else np.ascontiguousarray(np.moveaxis(array, -1, 0))
+
+
+def _png_depth(path: Path) -> int:
+    """Bit depth from IHDR, always the first chunk. Source: PNG specification 11.2.2"""
+    with path.open("rb") as file:
+        return file.read(25)[24]
+
+
+def _orientation_note(image: Image.Image) -> list[str]:
+    turned = image.getexif().get(0x0112, 1) not in (0, 1)
+    return ["the file asks viewers to rotate it (EXIF); pixels are read as stored"] if turned else []
+
+
+def _spacing(
+    pixel_size_um: float | Sequence[float] | None, ndim: int, size_mm: tuple[float, ...] | None
+) -> tuple[float, ...] | None:
+    if pixel_size_um is None:
+        return size_mm
+    given = np.atleast_1d(np.asarray(pixel_size_um, float))
+    values = np.repeat(given, ndim) if given.size == 1 else given
+    if values.shape != (ndim,) or not np.all(np.isfinite(values)) or np.any(values <= 0):
+        raise ReadError(
+            "PIXEL-SIZE", f"the pixel size must be 1 or {ndim} positive numbers (one per axis), in micrometres"
+        )
+    return tuple((values / 1000).tolist())
+
+
+def _volume(array: NDArray, path: Path, spacing: tuple[float, ...] | None, notes: list[str]) -> Volume:
+    count, ndim = array.shape[0], array.ndim - 1
+    names = _CHANNELS.get(count, tuple(f"channel{i}" for i in range(count)))
+    if spacing is None:
+        notes = [*notes, "no pixel size in the file: 1 mm per pixel stands in, sizes are in pixels"]
+    affine = spatial_affine(spacing or (1.0,) * ndim)
+    channels = tuple(Channel(name) for name in names)
+    return Volume(array, affine, channels, Source(paths=(path,)), calibrated=spacing is not None, notes=tuple(notes))
