@@ -82,7 +82,7 @@ def predict_image(
     batch : windows per forward pass.
     progress : called with the part done, (0, 1]; an exception it raises ends the run and reaches the caller.
     Returns semantic logits (K, *S) float32 and instances, both on the image's device. An image that fits into one
-    window is not blended. Edges are repeated to fill up windows.
+    window is not blended. Zeros at the far ends fill up windows, as in training.
     """
     shape = tuple(image.shape[1:])
     window = fit_window(shape, window, network.divisor)
@@ -192,10 +192,10 @@ def _cut(corner: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:
 
 
 def _pad(image: Tensor, window: Sequence[int]) -> Tensor:
-    """Return ``image`` with its far edges repeated up to one window where it is smaller than that."""
+    """Return ``image`` with zeros at the far ends up to one window where it is smaller than that."""
     missing = [max(0, w - n) for n, w in zip(image.shape[1:], window, strict=True)]
     widths = [width for n in reversed(missing) for width in (0, n)]
-    return F.pad(image[None], widths, mode="replicate")[0] if any(missing) else image
+    return F.pad(image, widths) if any(missing) else image
 
 
 def _pieces(

@@ -150,10 +150,18 @@ def test_a_small_image_is_one_padded_window_and_exact():
 
 
 def test_instances_in_the_padding_are_left_out():
+    class Bright(ComponentHead):
+        def instances(self, raw, features, semantic_logits):
+            return [components(m[0] > -0.5, m[0] + 0.5) for m in raw]  # padding with zeros is bright
+
+    net = PixelNet(is_dense=False, divisor=8)
+    net.instance_head = Bright(False)
     image = torch.full((1, 5, 8), -1.0)
-    image[0, 4, 2] = 1  # repeated into the three rows of padding
-    found = predict_image(PixelNet(is_dense=False), image, (8, 8), 0.5).instances
-    assert found.boxes.tolist() == [[4, 2, 5, 3]]
+    assert len(predict_image(net, image, (8, 8), 0.5).instances) == 0
+    image[0, 4, 2] = 1
+    found = predict_image(net, image, (8, 8), 0.5).instances
+    assert found.boxes.tolist() == [[4, 0, 5, 8]]
+    assert (found.mask_logits[0] > 0).nonzero().tolist() == [[0, 2]]
 
 
 def test_progress_rises_to_one_and_can_cancel():
