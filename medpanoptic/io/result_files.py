@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import struct
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +24,19 @@ from medpanoptic.volume import Volume
 NAME = "medpanoptic-result"
 VERSION = 1
 TABLE = "segments.json"
+# what tifffile raises on damaged files
+_TIFF_ERRORS = (
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    IndexError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+)
 _AXES = {2: ("row", "column"), 3: ("slice", "row", "column")}
 
 
@@ -215,12 +230,8 @@ def read_map(folder: Path, kind: str, shape: tuple[int, ...], dtype: type) -> ND
     path = folder / map_name(kind, len(shape))
     if not path.is_file():
         raise ReadError("RESULT-MISSING", f"{path} does not exist, but {TABLE} beside it says that it should")
-    try:
-        array = _read_nifti_map(path, shape) if len(shape) == 3 else _read_tiff_map(path, shape)
-    except (OSError, EOFError, ValueError, KeyError, IndexError, TypeError) as error:
-        raise ReadError(
-            "RESULT-DAMAGED", f"{path} cannot be read ({type(error).__name__}); write the result again"
-        ) from error
+    array = _read_nifti_map(path) if len(shape) == 3 else _read_tiff_map(path, shape)
+    _check_shape(path, array.shape, shape)
     if array.dtype != dtype:
         raise ReadError("RESULT-DAMAGED", f"{path} holds {array.dtype}, expected {np.dtype(dtype)}")
     return array
@@ -232,18 +243,25 @@ def _check_shape(path: Path, found: tuple[int, ...], shape: tuple[int, ...]) -> 
 
 
 def _read_tiff_map(path: Path, shape: tuple[int, ...]) -> NDArray:
-    with tifffile.TiffFile(path) as tiff:
-        _check_shape(path, tiff.pages[0].shape, shape)
-        return tiff.pages[0].asarray()
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            page = tiff.pages[0]
+            # before anything is allocated
+            _check_shape(path, page.shape, shape)
+            return page.asarray()
+    except _TIFF_ERRORS as error:
+        raise ReadError(
+            "RESULT-DAMAGED", f"{path} cannot be read ({type(error).__name__}); write the result again"
+        ) from error
 
 
-def _read_nifti_map(path: Path, shape: tuple[int, ...]) -> NDArray:
-    import nibabel
+def _read_nifti_map(path: Path) -> NDArray:
+    from medpanoptic.io.nifti import read_nifti
 
-    image = nibabel.Nifti1Image.from_filename(path)
-    # the shape is checked on the header, before anything is allocated
-    _check_shape(path, image.shape[::-1], shape)
-    return np.ascontiguousarray(np.asanyarray(image.dataobj).T)
+    try:
+        return read_nifti(path).array[0]
+    except ReadError as error:
+        raise ReadError("RESULT-DAMAGED", f"{path} cannot be read ({error}); write the result again") from error
 
 
 # ---- segments.csv
