@@ -9,9 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from medpanoptic.errors import MedpanopticError
-from napari_medpanoptic.layers import LayerData, result_layers, volume_layers
+from medpanoptic.errors import GeometryError, MedpanopticError
+from napari_medpanoptic.layers import KEY, LayerData, result_layers, volume_layers
+
+if TYPE_CHECKING:
+    from medpanoptic.io.read import SeriesInfo
 
 RESULT_FILE = "segments.json"
 VOLUME_SUFFIXES = (".nii", ".nii.gz", ".dcm", ".mha", ".mhd", ".nrrd")
@@ -56,6 +60,7 @@ def read(path: str | Sequence[str]) -> list[LayerData]:
     with show_code():
         layers = read_path(Path(path if isinstance(path, str) else path[0]))
     _dress_viewer()
+    _show_notes(layers)
     return layers
 
 
@@ -71,14 +76,61 @@ def show_code() -> Iterator[None]:
 
 def read_path(path: Path) -> list[LayerData]:
     """Return the layers of a result folder or segments.json (Labels), or of a volume or study (images)."""
-    from medpanoptic.io import read_result, read_study, read_volume
+    from medpanoptic.cases import case_name
+    from medpanoptic.io import read_result, read_volume
 
     folder = path.parent if path.name == RESULT_FILE else path
     if (folder / RESULT_FILE).is_file():
         return result_layers(read_result(folder), name=folder.name)
     if path.is_dir():
-        return volume_layers(read_study(path), name=path.name, path=path)
-    return volume_layers(read_volume(path), name=path.name.split(".")[0])
+        return study_layers(path)
+    return volume_layers(read_volume(path), name=case_name(path))
+
+
+def study_layers(folder: Path) -> list[LayerData]:
+    """Return the image layers of a DICOM folder.
+
+    One series of each modality in one frame of reference is a study: one volume on the grid of its CT, or of its
+    first series. Anything else is shown series by series, each on its own grid, the first one visible.
+    Series with broken geometry are left out and said; if none is sound, the error of the first is raised.
+    """
+    from medpanoptic.io import find_series, read_study
+
+    found = find_series(folder).series
+    sound = [s for s in found if s.code == "OK"]
+    if len(found) < 2 or not sound:
+        return volume_layers(read_study(folder, series=found[0].handle if found else None), folder.name, folder)
+    for series in found:
+        if series.code != "OK":
+            _warn(f"left out {series.modality} series {series.handle}: [{series.code}] {series.reason}")
+    modalities = [s.modality for s in sound]
+    if len(set(modalities)) == len(sound):
+        reference = "CT" if "CT" in modalities else modalities[0]
+        try:
+            volume = read_study(folder, series=[s.handle for s in sound], reference=reference)
+        except GeometryError as error:
+            _warn(f"series are shown apart, not as one study: {error}")
+        else:
+            return volume_layers(volume, folder.name, folder)
+    return _apart(folder, sound)
+
+
+def _apart(folder: Path, series: Sequence[SeriesInfo]) -> list[LayerData]:
+    from medpanoptic.io import read_volume
+
+    layers: list[LayerData] = []
+    for info in series:
+        name = f"{folder.name} {info.modality} {info.handle}"
+        layers += volume_layers(read_volume(folder, series=info.handle), name)
+    for _, attributes, _ in layers[1:]:
+        attributes["visible"] = False
+    return layers
+
+
+def _warn(text: str) -> None:
+    from napari.utils.notifications import show_warning
+
+    show_warning(text)
 
 
 def _dress_viewer() -> None:
@@ -89,3 +141,13 @@ def _dress_viewer() -> None:
     viewer = napari.current_viewer()
     if viewer is not None:
         arrange(viewer)
+
+
+def _show_notes(layers: list[LayerData]) -> None:
+    """Say what the reader did that a person should know: files skipped, series resampled, no pixel size."""
+    from napari.utils.notifications import show_info
+
+    volumes = {id(v): v for _, look, _ in layers if (v := look["metadata"][KEY].get("volume")) is not None}
+    notes = [note for volume in volumes.values() for note in volume.notes]
+    if notes:
+        show_info("\n".join(notes))

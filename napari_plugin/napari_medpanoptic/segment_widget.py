@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from napari.qt.threading import FunctionWorker, create_worker
-from napari.utils.notifications import show_error, show_info, show_warning
+from napari.utils.notifications import show_error, show_warning
 from napari.viewer import Viewer
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import (
@@ -34,6 +35,14 @@ NOTICE = "Research use only. Not a medical device."
 
 class Cancelled(Exception):  # noqa: N818  (not an error: the person asked for it)
     """Raised inside the Segmenter's progress callback to stop it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What the worker hands over: a result or an error."""
+
+    result: PanopticResult | None = None
+    error: Exception | None = None
 
 
 class SegmentWidget(QWidget):
@@ -65,6 +74,9 @@ class SegmentWidget(QWidget):
         self.status.setWordWrap(True)
         notice = QLabel(NOTICE)
         notice.setWordWrap(True)
+        planes = [QPushButton(plane.capitalize()) for plane in PLANES]
+        for button, plane in zip(planes, PLANES, strict=True):
+            button.clicked.connect(lambda checked=False, plane=plane: set_plane(self.viewer, plane))
         form = QFormLayout()
         for text, box in (("Image", self.image_box), ("Model", self.model_box), ("Device", self.device_box)):
             # long study names must not widen the dock
@@ -75,18 +87,10 @@ class SegmentWidget(QWidget):
         layout.addLayout(_row(self.run_button, self.cancel_button))
         layout.addWidget(self.bar)
         layout.addWidget(self.status)
-        layout.addLayout(_row(*(self._plane_button(plane) for plane in PLANES)))
+        layout.addLayout(_row(*planes))
         layout.addStretch()
         layout.addWidget(notice)
         self._set_running(False)
-
-    def _plane_button(self, plane: str) -> QPushButton:
-        button = QPushButton(plane.capitalize())
-        button.clicked.connect(partial(self._set_plane, plane))
-        return button
-
-    def _set_plane(self, plane: str, checked: bool = False) -> None:
-        set_plane(self.viewer, plane)
 
     def _fill_models(self) -> None:
         from medpanoptic.bundle import list_bundles
@@ -115,8 +119,7 @@ class SegmentWidget(QWidget):
             self.device_box.currentText(),
             _start_thread=False,
             _connect={
-                "returned": partial(self._show_result, chosen),
-                "errored": self._show_error,
+                "returned": partial(self._show_outcome, chosen),
                 "warned": _show_warning,
                 "finished": self._finish,
             },
@@ -125,11 +128,14 @@ class SegmentWidget(QWidget):
         self.status.setText("Loading the model")
         self.worker.start()
 
-    def _segment(self, chosen: Input, model: str, device: str) -> PanopticResult:
+    def _segment(self, chosen: Input, model: str, device: str) -> Outcome:
         from medpanoptic.segmenter import Segmenter
 
-        segmenter = Segmenter.load(model, device=device)
-        return segmenter(chosen.image, progress=self._report)
+        # errors are returned, not raised: napari 0.9's own handler of a worker's errors fails on its argument
+        try:
+            return Outcome(Segmenter.load(model, device=device)(chosen.image, progress=self._report))
+        except Exception as error:
+            return Outcome(error=error)
 
     def _report(self, fraction: float) -> None:
         """Take progress 0..1 from the Segmenter, in the worker thread; raise to stop it."""
@@ -149,6 +155,16 @@ class SegmentWidget(QWidget):
         if self.worker is not None and not self.worker.abort_requested:
             self.status.setText("Segmenting")
 
+    def _show_outcome(self, chosen: Input, outcome: Outcome) -> None:
+        if outcome.result is not None:
+            self._show_result(chosen, outcome.result)
+        elif isinstance(outcome.error, MedpanopticError):
+            self.status.setText("Failed")
+            show_error(str(outcome.error))  # with its code
+        elif outcome.error is not None:
+            self.status.setText("Failed")
+            raise outcome.error  # a bug: napari shows it with its traceback
+
     def _show_result(self, chosen: Input, result: PanopticResult) -> None:
         same = same_grid(chosen.volume.affine, result.affine, chosen.volume.shape, result.ids.shape)
         for data, attributes, _ in result_layers(result, chosen.title, chosen.volume if same else None):
@@ -156,20 +172,11 @@ class SegmentWidget(QWidget):
         go_to_largest(self.viewer, result)
         things = len(result.things)
         self.status.setText(f"{things} {'thing' if things == 1 else 'things'} found")
-        if not things:
-            show_info("The model found no thing in this image.")
-
-    def _show_error(self, error: BaseException) -> None:
-        if isinstance(error, Cancelled):
-            self.status.setText("Cancelled")
-            return
-        self.status.setText("Failed")
-        if isinstance(error, MedpanopticError):
-            show_error(str(error))  # with its code
-            return
-        raise error  # a bug: napari shows it with its traceback
 
     def _finish(self) -> None:
+        # a stopped worker returns nothing
+        if self.worker is not None and self.worker.abort_requested:
+            self.status.setText("Cancelled")
         self.worker = None
         self._set_running(False)
 

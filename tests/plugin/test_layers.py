@@ -112,7 +112,9 @@ def study(*channels):
 
 def test_ct_and_pet_get_their_windows_and_pet_lies_on_top():
     layers = volume_layers(
-        study(Channel("pet", "PT", "SUV"), Channel("ct", "CT", "HU"), Channel("mr", "MR"), Channel("t2", present=False)),
+        study(
+            Channel("pet", "PT", "SUV"), Channel("ct", "CT", "HU"), Channel("mr", "MR"), Channel("t2", present=False)
+        ),
         "S",
     )
     looks = {look["name"]: look for _, look, _ in layers}

@@ -69,9 +69,7 @@ def test_two_series_with_different_grids_lie_over_each_other():
     for affine, shape in ((coarse, (5, 6, 7)), (fine, (9, 10, 11))):
         order = display_order(affine, 3)
         scale, translate = display_placement(affine, shape, order)
-        index = np.linalg.solve(
-            order.display_affine(affine, shape), np.append(point[0], 1)
-        )[:3]
+        index = np.linalg.solve(order.display_affine(affine, shape), np.append(point[0], 1))[:3]
         seen.append(index * scale + translate)
     np.testing.assert_allclose(seen[0], seen[1])
 
