@@ -104,7 +104,7 @@ def _near_cells(grid: AnchorGrid, truths: Tensor, least: float) -> tuple[Tensor,
     """Return (P,) owner = truth * A + shape and (P, D) cells of all anchors that may reach an IoU of ``least``.
 
     IoU <= overlap / longer edge on every axis, which bounds the distance of the centres; and
-    IoU <= product of shorter / longer edges, which rules out shapes.
+    IoU <= product of shorter edges / larger volume, which rules out shapes.
     """
     dims = truths.shape[1] // 2
     stride = truths.new_tensor(grid.stride)
@@ -116,7 +116,8 @@ def _near_cells(grid: AnchorGrid, truths: Tensor, least: float) -> tuple[Tensor,
     first = torch.ceil((centre - reach) / stride - 0.5).long().clamp_(min=0).flatten(0, 1)
     stop = (torch.floor((centre + reach) / stride - 0.5).long() + 1).flatten(0, 1)
     counts = (torch.minimum(stop, limit) - first).clamp_(min=0)  # (T * A, D)
-    counts *= ((shorter / longer).prod(-1) >= least * 0.999).flatten()[:, None]
+    larger = torch.maximum(edges.prod(-1), grid.lengths.prod(-1))
+    counts *= (shorter.prod(-1) >= 0.999 * least * larger).flatten()[:, None]
     number = counts.prod(1)
     owner = torch.repeat_interleave(torch.arange(len(number), device=truths.device), number)
     rank = torch.arange(len(owner), device=truths.device) - (number.cumsum(0) - number)[owner]

@@ -38,6 +38,8 @@ class ProposalNetwork(nn.Module):
     The shared convolution uses group norm always: batch statistics of levels differ, a running mean fits none.
     """
 
+    lengths: Tensor
+
     def __init__(
         self,
         spatial_dims: int,

@@ -41,7 +41,7 @@ def batched_roi_align(
     if len(boxes) == 0:
         return features.new_zeros((0, features.shape[1], *sizes)) + features.sum() * 0
     points = sample_points(boxes.detach().to(_weight_dtype(features)), sizes, sampling, tuple(features.shape[2:]))
-    return _RoIAlign.apply(features, image_index, sampling, *points)  # type: ignore[no-untyped-call]
+    return _RoIAlign.apply(features, image_index, sampling, *points)
 
 
 def sample_points(boxes: Tensor, sizes: Sequence[int], sampling: int, shape: tuple[int, ...]) -> list[Tensor]:
