@@ -181,7 +181,7 @@ def pack_bundle(
 ) -> Bundle:
     """Write weights into a bundle folder and their SHA-256 into its metadata; return the bundle read back.
 
-    weights : a state dict, on any device. metadata, network_def : make or replace the configs; without, those there stay.
+    weights : a state dict, on any device. metadata, network_def : make or replace the configs, else those there stay.
     The same weights give the same bytes. Raises ModelError as ``load_bundle``.
     """
     from safetensors.torch import save
