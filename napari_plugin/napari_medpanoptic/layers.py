@@ -174,9 +174,7 @@ def _look(data: NDArray, channel: Channel, place: int, shown: list[Channel]) -> 
 
 
 def percentile_window(data: NDArray) -> tuple[float, float]:
-    """Return contrast limits: the whole range of 8 bit, else the 1st to 99.5th percentile of the finite non-zero."""
-    if data.dtype == np.uint8:
-        return (0.0, 255.0)
+    """Return contrast limits: the 1st to 99.5th percentile of the finite non-zero values."""
     step = max(1, round((data.size / _SAMPLE) ** (1 / data.ndim)))
     values = np.asarray(data[(slice(None, None, step),) * data.ndim], np.float64)
     values = values[np.isfinite(values) & (values != 0)]

@@ -8,7 +8,7 @@ import numpy as np
 
 from medpanoptic.result import PanopticResult
 from napari_medpanoptic.layers import KEY
-from napari_medpanoptic.orientation import AXIS_LETTERS, PLANES, display_order, display_placement
+from napari_medpanoptic.orientation import AXIS_LETTERS, PLANES, DisplayOrder, display_order, display_placement
 
 _LETTER_PLACES = {"top": "top_center", "bottom": "bottom_center", "left": "middle_left", "right": "middle_right"}
 _PREFIX = "medpanoptic_"
@@ -34,10 +34,13 @@ def arrange(viewer: Any) -> None:
 
     def dress(event: Any) -> None:
         _dress_labels(event.value)
+        if len(viewer.layers) == 1:
+            _show_acquired_plane(viewer, event.value)
 
     for emitter in (viewer.dims.events.order, viewer.dims.events.ndisplay, viewer.dims.events.ndim):
         emitter.connect(update)
-    viewer.layers.events.inserted.connect(dress)
+    # last: after the viewer itself has taken the layer into its dimensions
+    viewer.layers.events.inserted.connect(dress, position="last")
     viewer.layers.events.inserted.connect(update)
     viewer.layers.events.removed.connect(update)
     update()
@@ -55,6 +58,18 @@ def _dress_labels(layer: Any) -> None:
             # a lesion is read through its outline: a fill would mix with CT window and PET colours
             layer.contour = max(1, round(CONTOUR_MM / min(layer.scale)))
             layer.opacity = 1.0
+
+
+def acquired_plane(order: DisplayOrder) -> str:
+    """Return the plane in which a volume's own slices are seen, which has the best resolution."""
+    slider = order.axes.index(0)
+    return next(plane for plane, axes in PLANES.items() if axes[0] == slider)
+
+
+def _show_acquired_plane(viewer: Any, layer: Any) -> None:
+    order = layer.metadata.get(KEY, {}).get("order")
+    if order is not None and layer.ndim == 3:
+        set_plane(viewer, acquired_plane(order))
 
 
 def edge_letters(displayed: tuple[int, ...]) -> dict[str, str]:

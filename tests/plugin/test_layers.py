@@ -153,7 +153,7 @@ def test_a_colour_picture_is_one_rgb_layer():
 @pytest.mark.parametrize(
     ("data", "window"),
     [
-        (np.array([[3, 9]], np.uint8), (0, 255)),
+        (np.array([[0, 9]], np.uint8), (9, 10)),
         (np.zeros((2, 2)), (0, 1)),
         (np.full((2, 2), np.nan), (0, 1)),
         (np.full((2, 2), 7.0), (7, 8)),

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from napari_medpanoptic.inputs import find_inputs
 from napari_medpanoptic.layers import result_layers, volume_layers
+from napari_medpanoptic.orientation import PLANES
 from napari_medpanoptic.view import arrange, edge_letters, go_to_largest, set_plane
 
 from medpanoptic.geometry import to_world
 from medpanoptic.samples import phantom
+from medpanoptic.volume import Channel, Volume
 
 
 def show(viewer, layers):
@@ -95,3 +98,20 @@ def test_a_stack_of_another_reader_is_taken_as_it_stands_on_the_screen(model_vie
     assert np.array_equal(again, data)
     np.testing.assert_allclose(look["scale"], (2, 0.5, 0.5))
     np.testing.assert_allclose(look["translate"], np.array(layer.translate) / 1000)
+
+
+@pytest.mark.parametrize(("slice_axis", "plane"), [(2, "axial"), (1, "coronal"), (0, "sagittal")])
+def test_a_series_opens_in_the_plane_it_was_acquired_in(model_viewer, slice_axis, plane):
+    rest = [axis for axis in (0, 1, 2) if axis != slice_axis]
+    affine = np.eye(4)
+    affine[:3, :3] = 0
+    for i, axis in enumerate((slice_axis, *rest)):
+        affine[axis, i] = (5.0, 1.0, 1.0)[i]
+    arrange(model_viewer)
+    volume = Volume(np.zeros((1, 4, 20, 24), np.float32), affine, (Channel("mr", "MR"),))
+    show(model_viewer, volume_layers(volume))
+    assert model_viewer.dims.order == PLANES[plane]
+    assert model_viewer.dims.nsteps[model_viewer.dims.order[0]] == 4
+    model_viewer.dims.order = (0, 1, 2)
+    show(model_viewer, volume_layers(volume))  # a second layer leaves the reader's choice alone
+    assert model_viewer.dims.order == (0, 1, 2)
