@@ -162,7 +162,7 @@ def crop_masks(ids: Tensor, boxes: Tensor, instances: Tensor, size: int) -> Tens
 
 def _along(values: Tensor, axis: int, dims: int) -> Tensor:
     """Shape (N, size) values for broadcasting along one of D axes."""
-    return values.view(len(values), *[-1 if a == axis else 1 for a in range(dims)])
+    return values.view(len(values), *[values.shape[1] if a == axis else 1 for a in range(dims)])
 
 
 def integer_boxes(boxes: Tensor, image_shape: tuple[int, ...]) -> Tensor:
