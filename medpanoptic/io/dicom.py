@@ -7,7 +7,9 @@ stored. CT in HU, PET in SUV by body weight, MR as its rescale says.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -134,9 +136,10 @@ def _pet_scale(series: DicomSeries, need_suv: bool) -> tuple[float, str, tuple[s
 def _drop_duplicates(stack: Stack, frames: list[tuple[Instance, Frame]], label: str) -> tuple[Stack, list[str]]:
     """Leave out slices that are there twice; refuse two different ones at the same position (DUP-POSITION)."""
     twins: set[int] = set()
+    decoded = lru_cache(maxsize=2)(decode_frames)
     for kept, other in stack.coincident():
         first, second = frames[stack.order[kept]], frames[stack.order[other]]
-        if not np.array_equal(_rescaled(*first), _rescaled(*second)):
+        if not np.array_equal(_rescaled(*first, decoded), _rescaled(*second, decoded)):
             raise GeometryError(
                 "DUP-POSITION",
                 f"{label}: {first[0].name} and {second[0].name} have the same position and different pixels "
@@ -146,8 +149,8 @@ def _drop_duplicates(stack: Stack, frames: list[tuple[Instance, Frame]], label: 
     return stack.without(twins), [f"removed {len(twins)} duplicate slice(s)"] if twins else []
 
 
-def _rescaled(instance: Instance, frame: Frame) -> NDArray[np.float64]:
-    stored = decode_frames(instance)[frame.index].astype(np.float64)
+def _rescaled(instance: Instance, frame: Frame, decoded: Callable[[Instance], NDArray]) -> NDArray[np.float64]:
+    stored = decoded(instance)[frame.index].astype(np.float64)
     return stored * _or(frame.slope, 1.0) + _or(frame.intercept, 0.0)
 
 
@@ -196,7 +199,9 @@ def _read_pixels(plan: _Plan, series: DicomSeries) -> tuple[NDArray, int]:
 
 
 def _dtype(plan: _Plan, stored: np.dtype, modality: str) -> np.dtype:
-    """float32 wherever a rescale applies; stored integers otherwise."""
+    """float32 wherever a rescale applies or files differ in depth or sign; stored integers otherwise."""
+    if len({(i.signed, i.bits_allocated) for i, _ in plan.frames}) > 1:
+        return np.dtype(np.float32)
     plain = modality == "MR" and all(_or(f.slope, 1.0) == 1 and _or(f.intercept, 0.0) == 0 for _, f in plan.frames)
     return stored if plain else np.dtype(np.float32)
 

@@ -12,7 +12,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,7 @@ class SkippedFile:
     name: str
     reason: str
     damaged: bool = False
-    series_uid: str = ""
+    series_uid: str = field(default="", repr=False)
 
 
 def series_handle(series_uid: str) -> str:
@@ -198,6 +198,9 @@ def _classify(dataset: Dataset, path: Path, name: str) -> Instance | SkippedFile
         return SkippedFile(name, _other_object(sop_class, _text(dataset, "Modality")))
     if "LOCALIZER" in [str(v).strip().upper() for v in _values(dataset, "ImageType")]:
         return SkippedFile(name, f"{modality} localizer (scout)")
+    photometric = _text(dataset, "PhotometricInterpretation")
+    if photometric and not photometric.startswith("MONOCHROME"):
+        return SkippedFile(name, f"{modality} image in colour (a screen capture)")
     if "Rows" not in dataset or "Columns" not in dataset:
         series_uid = _text(dataset, "SeriesInstanceUID")
         return SkippedFile(name, f"{modality} image with a truncated header", damaged=True, series_uid=series_uid)
@@ -208,7 +211,8 @@ def _other_object(sop_class: str, modality: str) -> str:
     """Describe an object that is not a CT, MR or PET image by its SOP class, which is no patient data."""
     kind = UID(sop_class).name if sop_class else "no SOP class"
     known = kind if kind != sop_class else "private SOP class"
-    return f"{known} (modality {modality[:8] or 'not given'}), not a CT, MR or PET image"
+    plain = modality if modality.isalnum() and len(modality) <= 16 else "not given"
+    return f"{known} (modality {plain}), not a CT, MR or PET image"
 
 
 def _instance(dataset: Dataset, path: Path, name: str, modality: str) -> Instance:

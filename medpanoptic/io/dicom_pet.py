@@ -97,7 +97,7 @@ def _require(tags: PetTags, name: str) -> None:
         "RadionuclideTotalDose": tags.dose_bq,
         "RadionuclideHalfLife": tags.half_life_s,
         "DecayCorrection": tags.decay_correction,
-        "CorrectedImage (ATTN)": "ATTN" in tags.corrections,
+        "CorrectedImage with ATTN and DECY": {"ATTN", "DECY"} <= set(tags.corrections),
     }
     missing = [attribute for attribute, value in needed.items() if not value]
     if tags.decay_correction == "NONE":
@@ -174,7 +174,8 @@ def _decay_correction(dataset: Dataset) -> str:
 def _corrections(dataset: Dataset) -> tuple[str, ...]:
     value = dataset.get("CorrectedImage") or []
     words = [str(v).upper() for v in ([value] if isinstance(value, str) else value)]
-    return (*words, *(["ATTN"] if _word(dataset, "AttenuationCorrected") == "YES" else []))
+    enhanced = {"ATTN": "AttenuationCorrected", "DECY": "DecayCorrected"}
+    return (*words, *(code for code, keyword in enhanced.items() if _word(dataset, keyword) == "YES"))
 
 
 def _word(dataset: Dataset, keyword: str) -> str:
@@ -190,9 +191,8 @@ def _positive(dataset: Dataset, keyword: str) -> float | None:
 
 
 def _date_and_time(dataset: Dataset, date: str, time: str) -> datetime | None:
-    return _moment(
-        f"{dataset.get(date) or ''}{dataset.get(time) or ''}" if dataset.get(date) and dataset.get(time) else None
-    )
+    """Join DA and TM; without a date any one day stands in, as only differences count."""
+    return _moment(f"{dataset.get(date) or '19000101'}{dataset.get(time)}") if dataset.get(time) else None
 
 
 def _moment(value: Any) -> datetime | None:

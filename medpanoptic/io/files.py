@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from medpanoptic.errors import ReadError
 from medpanoptic.io.dicom import load_series
 from medpanoptic.io.dicom_files import looks_like_dicom
@@ -25,7 +27,8 @@ def is_dicom(path: Path) -> bool:
     """Tell whether a path is read as DICOM: a folder, or a file that starts like one and has no other known ending."""
     if path.is_dir():
         return True
-    return path.is_file() and not path.name.lower().endswith(FILE_ENDINGS[:-1]) and looks_like_dicom(path)
+    name = path.name.lower()
+    return path.is_file() and (name.endswith(".dcm") or (not name.endswith(FILE_ENDINGS) and looks_like_dicom(path)))
 
 
 def read_file(path: Path, pixel_size_um: float | Sequence[float] | None = None) -> Volume:
@@ -34,11 +37,11 @@ def read_file(path: Path, pixel_size_um: float | Sequence[float] | None = None) 
     if not path.exists():
         raise ReadError("NOT-FOUND", f"{path}: no such file or folder")
     if name.endswith(NIFTI_ENDINGS):
-        return note_constant(read_nifti(path))
+        return check_values(read_nifti(path), path.name)
     if name.endswith(ITK_ENDINGS):
-        return note_constant(read_itk(path))
+        return check_values(read_itk(path), path.name)
     if name.endswith(IMAGE_ENDINGS):
-        return note_constant(read_image(path, pixel_size_um))
+        return check_values(read_image(path, pixel_size_um), path.name)
     raise ReadError("FORMAT", f"{path.name}: unknown format; known are DICOM folders, {', '.join(FILE_ENDINGS)}")
 
 
@@ -46,6 +49,14 @@ def read_dicom(path: Path, series: str | None) -> Volume:
     """Read the one series of a folder or file, or the one named by its handle or UID."""
     scan = scan_folder(path)
     return note_constant(load_series(select_series(scan, series), scan.notes))
+
+
+def check_values(volume: Volume, name: str) -> Volume:
+    """Refuse NaN and infinity (VOXEL-NAN), which spread through every filter; note an empty image."""
+    if volume.array.dtype.kind == "f" and not np.all(np.isfinite(volume.array)):
+        count = int(np.sum(~np.isfinite(volume.array)))
+        raise ReadError("VOXEL-NAN", f"{name}: {count} voxels are NaN or infinite; set them to a number first")
+    return note_constant(volume)
 
 
 def note_constant(volume: Volume) -> Volume:

@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from medpanoptic.errors import ReadError
 from medpanoptic.geometry import spatial_affine
 from medpanoptic.io.limits import check_size
-from medpanoptic.io.tiff import read_tiff, true_resolution
+from medpanoptic.io.tiff import Pixels, read_tiff, true_resolution
 from medpanoptic.volume import Channel, Source, Volume
 
 _CHANNELS = {1: ("gray",), 3: ("red", "green", "blue")}
@@ -32,25 +32,23 @@ def read_image(path: Path, pixel_size_um: float | Sequence[float] | None = None)
     """
     if not path.is_file():
         raise ReadError("NOT-FOUND", f"{path}: no such file")
-    if path.suffix.lower() in {".tif", ".tiff"}:
-        array, size_mm, notes = read_tiff(path)
-    else:
-        array, size_mm, notes = _read_pillow(path)
-    array, more = drop_alpha(array, path.name)
-    return _volume(array, path, _spacing(pixel_size_um, array.ndim - 1, size_mm), [*notes, *more])
+    pixels = read_tiff(path) if path.suffix.lower() in {".tif", ".tiff"} else _read_pillow(path)
+    array, notes = _drop_alpha(pixels, path.name)
+    return _volume(array, path, _spacing(pixel_size_um, array.ndim - 1, pixels.size_mm), notes)
 
 
-def drop_alpha(array: NDArray, name: str) -> tuple[NDArray, list[str]]:
-    """Drop the last of 2 or 4 colour channels of a PNG if it is opaque throughout; other stacks stay as they are."""
-    if array.ndim != 3 or array.shape[0] not in (2, 4) or not name.lower().endswith(".png"):
-        return array, []
-    if np.any(array[-1] != np.iinfo(array.dtype).max):
+def _drop_alpha(pixels: Pixels, name: str) -> tuple[NDArray, list[str]]:
+    """Drop the last channel if it is alpha and opaque throughout; refuse transparency (IMAGE-ALPHA)."""
+    array = pixels.array
+    if not pixels.has_alpha:
+        return array, list(pixels.notes)
+    opaque = np.iinfo(array.dtype).max if array.dtype.kind == "u" else 1
+    if np.any(array[-1] != opaque):
         raise ReadError("IMAGE-ALPHA", f"{name}: has transparent pixels, which have no defined value; flatten it first")
-    return array[:-1], ["dropped an opaque alpha channel"]
+    return array[:-1], [*pixels.notes, "dropped an opaque alpha channel"]
 
 
-def _read_pillow(path: Path) -> tuple[NDArray, tuple[float, ...] | None, list[str]]:
-    """Return (C, row, column), pixel size in mm or None, and notes."""
+def _read_pillow(path: Path) -> Pixels:
     try:
         with warnings.catch_warnings():
             # large images are checked against our own limit below
@@ -59,19 +57,22 @@ def _read_pillow(path: Path) -> tuple[NDArray, tuple[float, ...] | None, list[st
                 check_size((image.height, image.width, 4), 2, path.name)
                 if getattr(image, "n_frames", 1) > 1:
                     raise ReadError("IMAGE-AXES", f"{path.name}: an animation, not one image")
-                size = true_resolution(*image.info["dpi"]) if image.format == "PNG" and "dpi" in image.info else None
-                notes = _orientation_note(image)
-                return _decode(image, path), size, notes
+                # JPEG has a density too, but cameras and editors fill it with what they like
+                known = image.format == "PNG" and "dpi" in image.info
+                size = true_resolution(*image.info["dpi"]) if known else None
+                array = _decode(image, path)
+                return Pixels(array, size, _orientation_note(image), array.shape[0] in (2, 4))
     except Image.DecompressionBombError:
         raise ReadError("READ-TOO-LARGE", f"{path.name}: more pixels than the limit; crop or tile it") from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
-        raise ReadError("IMAGE-UNREADABLE", f"{path.name}: not a readable PNG or JPEG, damaged or truncated") from None
+        raise ReadError("IMAGE-UNREADABLE", f"{path.name}: not a readable PNG or JPEG, or truncated") from None
 
 
 def _decode(image: Image.Image, path: Path) -> NDArray:
     """Return (C, row, column) at the bit depth of the file."""
     if image.format == "PNG" and _png_depth(path) == 16 and image.mode in {"RGB", "RGBA", "LA"}:
-        # Pillow would cut these to 8 bits without a word
+        image.load()
+        # Pillow cuts these to 8 bits without a word
         array = sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO="PNGImageIO"))
         return np.ascontiguousarray(np.moveaxis(array, -1, 0))
     if image.mode == "P":
@@ -91,9 +92,9 @@ def _png_depth(path: Path) -> int:
         return file.read(25)[24]
 
 
-def _orientation_note(image: Image.Image) -> list[str]:
+def _orientation_note(image: Image.Image) -> tuple[str, ...]:
     turned = image.getexif().get(0x0112, 1) not in (0, 1)
-    return ["the file asks viewers to rotate it (EXIF); pixels are read as stored"] if turned else []
+    return ("the file asks viewers to rotate it (EXIF); pixels are read as stored",) if turned else ()
 
 
 def _spacing(

@@ -37,6 +37,7 @@ def read_itk(path: Path) -> Volume:
     array = sitk.GetArrayFromImage(image)
     if array.dtype.kind not in "iuf":
         raise ReadError("ITK-UNREADABLE", f"{path.name}: complex values are no image")
+    array = array.astype(np.float32) if array.dtype.kind == "f" else array
     parts = image.GetNumberOfComponentsPerPixel()
     array = np.moveaxis(array, -1, 0) if parts > 1 else array[None]
     names = tuple(Channel("image" if parts == 1 else f"channel{i}") for i in range(parts))
@@ -59,8 +60,16 @@ def _check_data_file(path: Path) -> None:
         raise ReadError("NOT-FOUND", f"{path}: no such file")
     with path.open("rb") as file:
         start = file.read(_HEADER_BYTES).decode("latin-1")
-    key = r"^ElementDataFile\s*=\s*(.+)$" if path.suffix.lower() in {".mha", ".mhd"} else r"^data ?file:\s*(.+)$"
+    meta = path.suffix.lower() in {".mha", ".mhd"}
+    if not meta:
+        # an NRRD header ends at the first empty line; pixels follow, or the "data file" field names their place
+        start, end, _ = start.replace("\r\n", "\n").partition("\n\n")
+        if not end:
+            raise ReadError("ITK-UNREADABLE", f"{path.name}: not an NRRD file, or its header is damaged")
+    key = r"^ElementDataFile\s*=\s*(.+)$" if meta else r"^data ?file:\s*(.+)$"
     found = re.search(key, start, re.MULTILINE | re.IGNORECASE)
+    if meta and not found:
+        raise ReadError("ITK-UNREADABLE", f"{path.name}: not a MetaImage file, or its header is damaged")
     target = found.group(1).strip() if found else "LOCAL"
     if target.upper() == "LOCAL":
         return

@@ -33,7 +33,7 @@ def read_nifti(path: Path) -> Volume:
     """Read one NIfTI-1 or NIfTI-2 file, gzipped or not, into a (1, *S) volume, LPS.
 
     Values are the stored integers, or float32 where the file has a scale or holds floats.
-    Raises ReadError: NOT-NIFTI, READ-TRUNCATED, READ-TOO-LARGE, NIFTI-4D, NIFTI-DTYPE, NIFTI-NAN, SHAPE.
+    Raises ReadError: NOT-NIFTI, READ-TRUNCATED, READ-TOO-LARGE, NIFTI-4D, NIFTI-DTYPE, SHAPE.
     GeometryError: NIFTI-FORMS, NIFTI-NO-ORIENTATION, NIFTI-UNITS, GEO-AFFINE.
     """
     header, image_class = _read_header(path)
@@ -41,7 +41,7 @@ def read_nifti(path: Path) -> Volume:
     data = _read_bytes(path, header)
     image = image_class.from_bytes(data)
     affine, notes = _lps_affine(header, path.name, len(shape))
-    values = _values(image, path.name).reshape(shape, order="F")
+    values = _values(image).reshape(shape, order="F")
     array = np.ascontiguousarray(values.transpose(range(len(shape))[::-1]))
     return Volume(array[None], affine, (Channel("image"),), Source(paths=(path,)), notes=tuple(notes))
 
@@ -163,22 +163,14 @@ def _read_bytes(path: Path, header: nibabel.Nifti1Header) -> bytes:
     return data
 
 
-def _values(image: nibabel.Nifti1Image, name: str) -> NDArray:
+def _values(image: nibabel.Nifti1Image) -> NDArray:
     """Return native-endian voxels: integers as stored, else float32."""
     proxy = image.dataobj
     scaled = (proxy.slope, proxy.inter) != (1.0, 0.0)
     raw = np.asanyarray(proxy.get_unscaled())
     if raw.dtype.kind in "iu" and not scaled:
         return raw.astype(raw.dtype.newbyteorder("="), copy=False)
-    values = (
-        (raw * np.float64(proxy.slope) + np.float64(proxy.inter)).astype(np.float32)
-        if scaled
-        else raw.astype(np.float32)
-    )
-    if not np.all(np.isfinite(values)):
-        count = int(np.sum(~np.isfinite(values)))
-        raise ReadError("NIFTI-NAN", f"{name}: {count} voxels are NaN or infinite; set them to a number first")
-    return values
+    return (raw * np.float64(proxy.slope) + np.float64(proxy.inter) if scaled else raw).astype(np.float32)
 
 
 def _lps_affine(header: nibabel.Nifti1Header, name: str, ndim: int) -> tuple[Affine, list[str]]:
@@ -189,18 +181,24 @@ def _lps_affine(header: nibabel.Nifti1Header, name: str, ndim: int) -> tuple[Aff
             "NIFTI-NO-ORIENTATION",
             f"{name}: neither sform nor qform is set, the orientation is unknown",
         )
-    if sform is not None and qform is not None:
-        check_affine(sform)
-        if not _same_forms(sform, qform):
-            raise GeometryError("NIFTI-FORMS", f"{name}: sform and qform differ in the place of the image; correct one")
+    if sform is not None and qform is not None and not _same_forms(_checked(sform, name), qform):
+        raise GeometryError("NIFTI-FORMS", f"{name}: sform and qform differ in the place of the image; correct one")
     chosen = sform if sform is not None else qform
     unit = int(header["xyzt_units"]) & 7
     if unit not in _MM_PER_UNIT:
         raise GeometryError("NIFTI-UNITS", f"{name}: unknown spatial unit code {unit} in xyzt_units")
     matrix = np.array(chosen, np.float64)
     matrix[:3] *= _MM_PER_UNIT[unit]
-    lps = lps_to_ras(check_affine(matrix))
+    lps = lps_to_ras(_checked(matrix, name))
     return (lps[:, [1, 0, 2, 3]] if ndim == 2 else reverse_axes(lps)), _notes(matrix, unit, ndim)
+
+
+def _checked(matrix: Affine, name: str) -> Affine:
+    """Check an affine, naming the file in the error."""
+    try:
+        return check_affine(matrix)
+    except GeometryError as error:
+        raise GeometryError(error.code, f"{name}: {error.message}") from None
 
 
 def _notes(matrix: Affine, unit: int, ndim: int) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,31 +16,52 @@ from medpanoptic.io.limits import check_size
 
 # Pixels per inch that screens, printers, scanners and cameras write by default. They say nothing about the object.
 _DEFAULT_DPI = (1, 72, 75, 90, 96, 100, 120, 144, 150, 180, 200, 220, 240, 250, 300, 350, 360, 400, 600, 1200)
-_UNIT_MM = {"m": 1000.0, "cm": 10.0, "mm": 1.0, "µm": 1e-3, "um": 1e-3, "micron": 1e-3, "microns": 1e-3, "nm": 1e-6}
-_UNIT_MM |= {"μm": 1e-3, "\\u00b5m": 1e-3, "inch": 25.4}
+_UNIT_MM = {"m": 1000.0, "cm": 10.0, "mm": 1.0, "um": 1e-3, "micron": 1e-3, "microns": 1e-3, "nm": 1e-6, "inch": 25.4}
+# micro sign, Greek mu, and the escape that ImageJ writes
+_UNIT_MM |= {"\u00b5m": 1e-3, "\u03bcm": 1e-3, "\\u00b5m": 1e-3}
+_ALPHA_SAMPLES = {1, 2}
+_PALETTE, _WHITE_IS_ZERO = 3, 0
 
 Size = tuple[float, ...] | None
 
 
-def read_tiff(path: Path) -> tuple[NDArray, Size, list[str]]:
-    """Return (C, row, column) or (C, slice, row, column), the size in mm per axis or None, and notes.
+@dataclass(frozen=True, eq=False)
+class Pixels:
+    """A decoded image file.
+
+    array : (C, row, column) or (C, slice, row, column). size_mm : per spatial axis, None if the file does not say.
+    has_alpha : the last channel is transparency.
+    """
+
+    array: NDArray
+    size_mm: Size
+    notes: tuple[str, ...] = ()
+    has_alpha: bool = False
+
+
+def read_tiff(path: Path) -> Pixels:
+    """Read the first image of a TIFF at full resolution.
 
     Pages without a named axis are channels; a stack is 3D only where OME-XML or ImageJ names its Z axis.
-    Raises ReadError: IMAGE-UNREADABLE, IMAGE-CODEC, IMAGE-AXES, READ-TOO-LARGE.
+    Values are as stored, also where 0 means white.
+    Raises ReadError: IMAGE-UNREADABLE, IMAGE-CODEC, IMAGE-AXES, IMAGE-COLOR, READ-TOO-LARGE.
     """
     try:
         with tifffile.TiffFile(path) as file:
             series = file.series[0]
-            axes = _Axes(series.axes, tuple(int(n) for n in series.shape), path.name)
-            check_size(series.shape, series.dtype.itemsize, path.name)
-            array = axes.arrange(_decode(series, path))
-            size = _size(file, array.ndim - 1)
-            more = len(file.series) - 1
-    except (tifffile.TiffFileError, OSError, IndexError, KeyError, TypeError):
+            shape = tuple(int(n) for n in series.shape)
+            order, has_channel = _axis_order(series.axes, shape, path.name)
+            check_size(shape, series.dtype.itemsize, path.name)
+            array = _arrange(_decode(series, path), shape, order, has_channel)
+            page = file.pages.first
+            alpha = "S" in series.axes and bool(_ALPHA_SAMPLES & {int(e) for e in page.extrasamples})
+            pixels = Pixels(array, _size(file, array.ndim - 1), _notes(file), alpha)
+            palette = int(page.photometric) == _PALETTE
+    except (tifffile.TiffFileError, OSError, IndexError, KeyError, TypeError, Image.DecompressionBombError):
         raise ReadError("IMAGE-UNREADABLE", f"{path.name}: not a readable TIFF, damaged or truncated") from None
-    if array.dtype.kind not in "iuf" or array.dtype.itemsize > 4:
-        raise ReadError("IMAGE-COLOR", f"{path.name}: {array.dtype} pixels are not a gray or colour image")
-    return array, size, [f"read the first of {more + 1} images in the file"] if more else []
+    if palette or array.dtype.kind not in "iuf" or array.dtype.itemsize > 4:
+        raise ReadError("IMAGE-COLOR", f"{path.name}: palette or {array.dtype} pixels are not a gray or RGB image")
+    return pixels
 
 
 def true_resolution(x_dpi: float, y_dpi: float) -> Size:
@@ -50,30 +72,25 @@ def true_resolution(x_dpi: float, y_dpi: float) -> Size:
     return 25.4 / float(y_dpi), 25.4 / float(x_dpi)
 
 
-class _Axes:
-    """How the axes of a TIFF series map to (C, [slice,] row, column)."""
+def _axis_order(axes: str, shape: tuple[int, ...], name: str) -> tuple[list[int], bool]:
+    """Return the axes in the order ([channel,] [slice,] row, column) and whether there is a channel axis."""
+    kept = [i for i, n in enumerate(shape) if n > 1 or axes[i] in "YX"]
+    # samples (S), channels (C), and pages of no name (I, Q) are channels
+    channel = [i for i in kept if axes[i] in "SCIQ"]
+    depth = [i for i in kept if axes[i] == "Z"]
+    plane = [axes.find("Y"), axes.find("X")]
+    if len(channel) + len(depth) + 2 != len(kept) or min(plane) < 0 or len(channel) > 1:
+        raise ReadError(
+            "IMAGE-AXES", f"{name}: axes {axes} of size {list(shape)} are not one image; save a single time point"
+        )
+    return [*channel, *depth, *plane], bool(channel)
 
-    def __init__(self, axes: str, shape: tuple[int, ...], name: str) -> None:
-        self.shape = shape
-        kept = [i for i, (axis, n) in enumerate(zip(axes, shape, strict=True)) if n > 1 or axis in "YX"]
-        letters = "".join(axes[i] for i in kept)
-        # samples (S), channels (C), and pages of no name (I, Q) are channels
-        channel = [i for i, axis in zip(kept, letters, strict=True) if axis in "SCIQ"]
-        depth = [i for i, axis in zip(kept, letters, strict=True) if axis == "Z"]
-        plane = [axes.find("Y"), axes.find("X")]
-        if set(letters) - set("SCIQZYX") or min(plane) < 0 or len(channel) > 1:
-            raise ReadError(
-                "IMAGE-AXES",
-                f"{name}: axes {axes} of size {list(shape)} are not one image; save a single time point",
-            )
-        self.order = [*channel, *depth, *plane]
-        self.has_channel = bool(channel)
 
-    def arrange(self, array: NDArray) -> NDArray:
-        """Return the array channels first."""
-        rest = [i for i in range(len(self.shape)) if i not in self.order]
-        moved = array.reshape(self.shape).transpose([*rest, *self.order])[(0,) * len(rest)]
-        return np.ascontiguousarray(moved if self.has_channel else moved[None])
+def _arrange(array: NDArray, shape: tuple[int, ...], order: list[int], has_channel: bool) -> NDArray:
+    """Return the array channels first, without axes of length 1 that were not kept."""
+    rest = [i for i in range(len(shape)) if i not in order]
+    moved = array.reshape(shape).transpose([*rest, *order])[(0,) * len(rest)]
+    return np.ascontiguousarray(moved if has_channel else moved[None])
 
 
 def _decode(series: tifffile.TiffPageSeries, path: Path) -> NDArray:
@@ -81,49 +98,57 @@ def _decode(series: tifffile.TiffPageSeries, path: Path) -> NDArray:
         return series.asarray()
     except ValueError as error:
         if "imagecodecs" not in str(error):
-            raise ReadError("IMAGE-UNREADABLE", f"{path.name}: not a readable TIFF, damaged or truncated") from None
+            raise ReadError("IMAGE-UNREADABLE", f"{path.name}: not a readable TIFF, or truncated") from None
     # LZW and JPEG need a codec that tifffile lacks here; Pillow has them, for single pages of 8 bits or gray
-    depth = series.dtype.itemsize
-    if len(series.pages) == 1 and (depth == 1 or (depth == 2 and series.ndim == 2)):
-        with Image.open(path) as image:
-            array = np.asarray(image)
-        if array.size == np.prod(series.shape):
-            return array
+    single = len(series.pages) == 1 and series.axes in {"YX", "YXS"}
+    if single and (series.dtype == np.uint8 or (series.dtype == np.uint16 and series.axes == "YX")):
+        with Image.open(path, formats=("TIFF",)) as image:
+            array = np.asarray(image.convert("RGB") if image.mode == "YCbCr" else image)
+        if array.shape == tuple(series.shape):
+            return array.astype(series.dtype)
     raise ReadError("IMAGE-CODEC", f"{path.name}: TIFF compression not supported; save it uncompressed or as deflate")
+
+
+def _notes(file: tifffile.TiffFile) -> tuple[str, ...]:
+    notes = []
+    if len(file.series) > 1:
+        notes.append(f"read the first of {len(file.series)} images in the file")
+    if int(file.pages.first.photometric) == _WHITE_IS_ZERO:
+        notes.append("0 is white in this file; values are read as stored")
+    return tuple(notes)
 
 
 def _size(file: tifffile.TiffFile, ndim: int) -> Size:
     """Pixel size in mm per spatial axis: OME-XML, then ImageJ, then the resolution tags."""
     if file.is_ome and file.ome_metadata:
         return _ome_size(file.ome_metadata, ndim)
-    page = file.pages.first
     if file.is_imagej:
-        plane = _imagej_size(file, page)
-        depth = (file.imagej_metadata or {}).get("spacing")
-        unit = _unit_mm((file.imagej_metadata or {}).get("unit"))
-        if ndim == 3:
-            return (float(depth) * unit, *plane) if plane and depth and unit else None
-        return plane
-    return _tag_size(page) if ndim == 2 else None
+        return _imagej_size(file, ndim)
+    return _tag_size(file.pages.first) if ndim == 2 else None
 
 
 def _ome_size(xml: str, ndim: int) -> Size:
     """PhysicalSizeX, Y, Z of the first image. A pattern and no XML parser: these files come from anywhere."""
     pixels = re.search(r"<(?:\w+:)?Pixels\b[^>]*>", xml)
+    text = pixels.group(0) if pixels else ""
     sizes = []
     for axis in "ZYX"[-ndim:]:
-        text = pixels.group(0) if pixels else ""
         value = re.search(rf'\bPhysicalSize{axis}="([^"]+)"', text)
         unit = re.search(rf'\bPhysicalSize{axis}Unit="([^"]+)"', text)
-        factor = _unit_mm(unit.group(1) if unit else "µm")
-        sizes.append(_positive(value.group(1)) * factor if value and factor else 0.0)
+        factor = _unit_mm(unit.group(1) if unit else "\u00b5m")
+        sizes.append(_positive(value.group(1)) * factor if value else 0.0)
     return tuple(sizes) if all(s > 0 for s in sizes) else None
 
 
-def _imagej_size(file: tifffile.TiffFile, page: tifffile.TiffPage) -> Size:
-    unit = _unit_mm((file.imagej_metadata or {}).get("unit"))
-    per_unit = _resolution(page)
-    return (unit / per_unit[0], unit / per_unit[1]) if unit and per_unit else None
+def _imagej_size(file: tifffile.TiffFile, ndim: int) -> Size:
+    """ImageJ writes pixels per unit into the resolution tags and the unit and slice spacing into its description."""
+    words = file.imagej_metadata or {}
+    unit, per_unit = _unit_mm(words.get("unit")), _resolution(file.pages.first)
+    if not unit or per_unit is None:
+        return None
+    plane = (unit / per_unit[0], unit / per_unit[1])
+    depth = _positive(str(words.get("spacing", ""))) * unit
+    return plane if ndim == 2 else (depth, *plane) if depth > 0 else None
 
 
 def _tag_size(page: tifffile.TiffPage) -> Size:
