@@ -1,0 +1,229 @@
+"""One study in, one panoptic result on its own grid out."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from numpy.typing import NDArray
+
+from medpanoptic import __version__
+from medpanoptic.bundle import Bundle, load_bundle
+from medpanoptic.errors import ModelError
+from medpanoptic.fusion import fuse
+from medpanoptic.geometry import voxel_size
+from medpanoptic.io import read_study, write_result
+from medpanoptic.networks.outputs import Prediction
+from medpanoptic.preprocess import SPATIAL_STEPS, Preprocessing
+from medpanoptic.result import PanopticResult, Provenance
+from medpanoptic.segmenter.inputs import InputWarning, find_warnings, fit_channels, network_steps, volume_from_array
+from medpanoptic.segmenter.native import to_result
+from medpanoptic.tiling import PanopticNetwork, Progress, predict_image
+from medpanoptic.volume import Volume
+
+Image = str | Path | Mapping[str, Any] | Volume | NDArray | tuple[NDArray, NDArray[np.float64] | None]
+# windows per forward pass of a 2D network on a GPU; one window of a 3D network fills it
+_GPU_BATCH = 4
+
+
+class Segmenter:
+    """A model ready to run. Same input, model, machine and thread count give the same result to the byte.
+
+    bundle : describes it. network : meets ``tiling.PanopticNetwork``, weights loaded; moved to ``device`` and set to
+    evaluate. amp : bfloat16 on a GPU; faster, slightly other numbers.
+    """
+
+    def __init__(
+        self, bundle: Bundle, network: Any, device: str | torch.device | None = None, amp: bool = False
+    ) -> None:
+        self.bundle, self.device = bundle, choose_device(device)
+        self.amp = amp and self.device.type == "cuda"
+        self.network = network.eval().to(self.device)
+        if self.device.type == "cuda" and bundle.spatial_dims == 2:
+            self.network = self.network.to(memory_format=torch.channels_last)
+
+    @classmethod
+    def load(cls, name_or_folder: str | Path, device: str | torch.device | None = None, amp: bool = False) -> Segmenter:
+        """Load a shipped model by name, or a bundle folder.
+
+        device : "cpu", "cuda", "cuda:N"; None or "auto" takes a GPU where there is one.
+        Raises ModelError: MODEL-NAME, MODEL-HASH, MODEL-WEIGHTS, BUNDLE-UNSAFE, BUNDLE-SCHEMA, DEVICE.
+        """
+        bundle = load_bundle(name_or_folder, weights=False)
+        return cls(bundle, bundle.load_network(), device, amp)
+
+    def __call__(
+        self,
+        image: Image,
+        *,
+        series: str | Sequence[str] | None = None,
+        pixel_size_um: float | None = None,
+        progress: Progress | None = None,
+    ) -> PanopticResult:
+        """Segment a path (file, DICOM folder), {channel: path}, a Volume, an array (C, *S), or (array, affine).
+
+        series, pixel_size_um : as for ``read_study``; only for paths.
+        progress : called with the part done, (0, 1]; an exception that it raises ends the run and reaches the caller.
+        An input unlike the training data warns (UserWarning) and is named in ``provenance.parameters["warnings"]``.
+        Raises ReadError; ModelError: INPUT-DIMS, INPUT-CHANNELS, INPUT-SIZE, OUT-OF-MEMORY.
+        """
+        volume = fit_channels(self._read(image, series, pixel_size_um), self.bundle)
+        doubts = find_warnings(volume, self.bundle)
+        steps = network_steps(volume, self.bundle)
+        preprocessing = Preprocessing(steps)
+        grid = preprocessing(volume)
+        channels = int(self.bundle.network_def["in_channels"])
+        if grid.shape[0] != channels:
+            raise ModelError("INPUT-CHANNELS", f"the network takes {channels} channels, the image has {grid.shape[0]}")
+        fusion = fusion_arguments(self.bundle, volume, grid)
+        with deterministic(self.device):
+            prediction, fallback = self._predict(grid.as_tensor().contiguous(), progress)
+            fused = fuse(prediction, [c.is_thing for c in self.bundle.classes], **fusion)
+        if fallback:
+            doubts.append(InputWarning("OUT-OF-MEMORY", f"the GPU's memory was too small; went on with {fallback}"))
+        for doubt in doubts:
+            warnings.warn(f"[{doubt.code}] {doubt.text}", UserWarning, stacklevel=2)
+        resampled = any(step["_target_"] in SPATIAL_STEPS for step in steps)
+        provenance = self._provenance(volume, fusion, fallback, doubts)
+        result = to_result(fused, grid, volume, preprocessing if resampled else None, self.bundle, provenance)
+        if progress is not None:
+            progress(1.0)
+        return result
+
+    def _read(self, image: Image, series: str | Sequence[str] | None, pixel_size_um: float | None) -> Volume:
+        if isinstance(image, Volume):
+            return image
+        if isinstance(image, np.ndarray):
+            return volume_from_array(image, None, self.bundle)
+        if isinstance(image, tuple):
+            return volume_from_array(*image, self.bundle)
+        return read_study(image, self.bundle.channels, series=series, pixel_size_um=pixel_size_um)
+
+    def _predict(self, image: torch.Tensor, progress: Progress | None) -> tuple[Prediction, str]:
+        """Run the network; where memory is short by half windows, then on the CPU. Returns what was resorted to."""
+        window = self.bundle.window
+        half = tuple(max(1, n // 2) for n in window)
+        attempts = [(self.device, window, ""), (self.device, half, "windows half as wide")]
+        if self.device.type != "cpu":
+            attempts.append((torch.device("cpu"), window, "the CPU"))
+        network: PanopticNetwork = self.network
+        # the last steps are fusion and the way back
+        report = None if progress is None else (lambda part: progress(0.95 * part))
+        for device, size, name in attempts:
+            try:
+                self.network.to(device)
+                batch = _GPU_BATCH if device.type == "cuda" and len(window) == 2 and not name else 1
+                amp = self.amp and device.type == "cuda"
+                overlap = self.bundle.overlap
+                return predict_image(
+                    network, image, size, overlap, device=device, amp=amp, batch=batch, progress=report
+                ), name
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            finally:
+                self.network.to(self.device)
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+        raise ModelError("OUT-OF-MEMORY", f"an image of {tuple(image.shape)} does not fit into memory; crop it")
+
+    def _provenance(
+        self, volume: Volume, fusion: Mapping[str, Any], fallback: str, doubts: Sequence[InputWarning]
+    ) -> Provenance:
+        parameters: dict[str, Any] = {
+            "device": self.device.type,
+            "amp": self.amp,
+            "window": list(self.bundle.window),
+            "overlap": self.bundle.overlap,
+            "fusion": dict(fusion),
+            "calibrated": volume.calibrated,
+            "channels": [c.name for c in volume.channels if c.present],
+            "notes": list(volume.notes),
+            "warnings": [doubt._asdict() for doubt in doubts],
+        }
+        if fallback:
+            parameters["fallback"] = fallback
+        bundle = self.bundle
+        return Provenance(bundle.name, bundle.version, bundle.weights_sha256, __version__, parameters=parameters)
+
+
+def segment_file(
+    path: str | Path | Mapping[str, Any],
+    model: str | Path | Segmenter,
+    output: str | Path | None = None,
+    *,
+    formats: Sequence[str] = ("nifti", "csv", "png"),
+    device: str | None = None,
+    series: str | Sequence[str] | None = None,
+    pixel_size_um: float | None = None,
+    progress: Progress | None = None,
+) -> PanopticResult:
+    """Segment one file or study and, with ``output``, write the result folder.
+
+    path : as for ``Segmenter``. model : a name, a bundle folder, or a loaded Segmenter, which has its device.
+    output : the case's folder, see ``write_result``; None writes nothing. formats : names of ``io.FORMATS``.
+    Raises ReadError, ModelError, WriteError.
+    """
+    segmenter = model if isinstance(model, Segmenter) else Segmenter.load(model, device)
+    volume = read_study(path, segmenter.bundle.channels, series=series, pixel_size_um=pixel_size_um)
+    result = segmenter(volume, progress=progress)
+    if output is not None:
+        write_result(result, Path(output), formats=formats, volume=volume)
+    return result
+
+
+def choose_device(device: str | torch.device | None) -> torch.device:
+    """Return the device meant. Raises ModelError (DEVICE) if it does not exist here."""
+    if device is None or device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.zeros(1, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ModelError("DEVICE", f"device {str(device)!r} cannot be used here; try cpu or auto") from error
+    return chosen
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell running out of memory from other errors; the CPU allocator of torch has no class of its own for it."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+
+
+@contextmanager
+def deterministic(device: torch.device) -> Iterator[None]:
+    """Make torch choose the same algorithms every time, and leave its settings as they were."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark = torch.backends.cudnn.benchmark
+    if device.type == "cuda":  # cuBLAS reads it once, at its first use in the process
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.backends.cudnn.benchmark = benchmark
+
+
+def fusion_arguments(bundle: Bundle, volume: Volume, grid: MetaTensor) -> dict[str, Any]:
+    """Return the arguments of ``fuse``: the bundle's, with mm2 or mm3 turned into pixels of the network's grid.
+
+    Without a pixel size the bundle's ``spacing_mm`` stands in; without that too, nothing is too small.
+    """
+    arguments = {k: v for k, v in bundle.fusion.items() if not k.endswith("_mm")}
+    if volume.calibrated:
+        native = voxel_size(np.asarray(grid.meta["original_affine"], float), volume.ndim)
+        size = volume.voxel_size * voxel_size(np.asarray(grid.affine, float), volume.ndim) / native
+    else:
+        size = math.prod(bundle.spacing_mm) if bundle.spacing_mm else math.inf
+    for name in ("min_stuff", "min_thing"):
+        arguments[f"{name}_size"] = math.ceil(float(bundle.fusion.get(f"{name}_mm", 0)) / size - 1e-9)
+    return arguments
