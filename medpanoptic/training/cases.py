@@ -70,7 +70,10 @@ def instance_classes(
 
 def to_batch(patches: Sequence[Mapping[str, Tensor]], labels: Sequence[NDArray[np.int64]]) -> tuple[Tensor, Targets]:
     """Stack patches with keys image (C, *S), semantic (1, *S) channel + 1 (0 = unknown) and instances (1, *S)."""
-    image = torch.stack([torch.as_tensor(p["image"]).float() for p in patches])
-    semantic = torch.stack([torch.as_tensor(p["semantic"])[0] for p in patches]).round().long() - 1
-    instances = torch.stack([torch.as_tensor(p["instances"])[0] for p in patches]).round().long()
-    return image, Targets(semantic, instances, tuple(torch.from_numpy(v) for v in labels))
+    # plain tensors: MONAI's MetaTensor would follow every operation of the network in Python
+    image, semantic, instances = (
+        torch.stack([torch.as_tensor(p[key]).as_subclass(torch.Tensor) for p in patches])
+        for key in ("image", "semantic", "instances")
+    )
+    semantic, instances = semantic[:, 0].round().long() - 1, instances[:, 0].round().long()
+    return image.float(), Targets(semantic, instances, tuple(torch.from_numpy(v) for v in labels))
