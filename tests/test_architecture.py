@@ -16,7 +16,7 @@ PLUGIN = ROOT / "napari_plugin"
 
 # part of the package -> the parts it may import; a part may always import itself
 BASE = {"errors", "geometry", "classes", "volume", "result"}
-NUMPY_SIDE = BASE | {"identity", "io", "measure", "metrics", "evaluate", "review", "match", "samples"}
+NUMPY_SIDE = BASE | {"identity", "io", "cases", "measure", "metrics", "review", "match", "samples"}
 TORCH_SIDE = {"networks", "fusion", "tiling", "preprocess", "bundle", "segmenter", "training", "batch"}
 ARROWS: dict[str, set[str]] = {
     "errors": set(),
@@ -34,7 +34,9 @@ ARROWS: dict[str, set[str]] = {
     "training": NUMPY_SIDE | TORCH_SIDE - {"batch"},
     "batch": NUMPY_SIDE | TORCH_SIDE - {"training"},
     "demo": NUMPY_SIDE | {"segmenter", "bundle"},
-    "cli": NUMPY_SIDE | TORCH_SIDE | {"demo"},
+    "console": {"errors"},
+    "cases": {"errors"},
+    "cli": NUMPY_SIDE | TORCH_SIDE | {"console", "demo"},
     "__main__": {"cli"},
     "__init__": NUMPY_SIDE | {"segmenter"},
 }

@@ -93,7 +93,7 @@ def test_installed_samples_and_bundles_are_found_without_the_checkout(installed:
     )
     assert run_installed(installed, code) == "True"
     code = "from medpanoptic.bundle import list_bundles; print(sorted(b.name for b in list_bundles()))"
-    shipped = sorted(p.parents[1].name for p in (ROOT / "workflows").glob("*/configs/metadata.json"))
+    shipped = sorted(p.parents[1].name for p in (ROOT / "workflows").glob("*/models/model.safetensors"))
     assert run_installed(installed, code) == str(shipped)
 
 
