@@ -195,7 +195,9 @@ def _nearest(plane: NDArray, shape: tuple[int, ...]) -> NDArray:
 
 
 def _resize(gray: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    return np.asarray(Image.fromarray(np.ascontiguousarray(gray)).resize((shape[1], shape[0]), Image.Resampling.BILINEAR))
+    return np.asarray(
+        Image.fromarray(np.ascontiguousarray(gray)).resize((shape[1], shape[0]), Image.Resampling.BILINEAR)
+    )
 
 
 # ---- lettering
@@ -218,7 +220,7 @@ def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 def _side_by_side(panels: list[RGB]) -> RGB:
     height = max(p.shape[0] for p in panels)
     width = sum(p.shape[1] for p in panels) + _GAP * (len(panels) - 1)
-    canvas = np.zeros((height, width, 3), np.uint8)
+    canvas = np.full((height, width, 3), 40, np.uint8)
     left = 0
     for panel in panels:
         top = (height - panel.shape[0]) // 2

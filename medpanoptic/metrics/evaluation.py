@@ -119,7 +119,8 @@ def _table(scores: Sequence[Mapping[tuple[str, str], ClassScore]]) -> DataFrame:
     keys = sorted({key for case in scores for key in case}, key=lambda k: (("thing", "any", "stuff").index(k[1]), k[0]))
     rows = [_row(*key, [case[key] for case in scores if key in case]) for key in keys]
     table = pd.DataFrame(rows, columns=list(COLUMNS))
-    means = [_mean_row(table, kind) for kind in ("thing", "stuff") if (table["kind"] == kind).sum() > 1]
+    classes = table[table["class"] != ANY_THING]["kind"]
+    means = [_mean_row(table, kind) for kind in ("thing", "stuff") if (classes == kind).sum() > 1]
     return pd.concat([table, pd.DataFrame(means, columns=list(COLUMNS))], ignore_index=True) if means else table
 
 

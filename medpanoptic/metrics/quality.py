@@ -14,6 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from medpanoptic.errors import DataError
 
+_BLOCK = 1 << 18  # pixels counted at a time
+_MOST_CELLS = 1 << 20  # of a table to count into: above, sorting is cheaper
 AP_THRESHOLDS = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
 
 
@@ -98,14 +100,10 @@ def overlap(pred_ids: NDArray[np.integer], true_ids: NDArray[np.integer], void: 
     """
     if pred_ids.shape != true_ids.shape:
         raise DataError("METRIC-SHAPE", f"prediction {pred_ids.shape} and truth {true_ids.shape} differ in shape")
-    pred_values, pred_index = _compact(pred_ids)
-    true_values, true_index = _compact(true_ids)
-    width = len(true_values)
-    pairs, counts = _count(pred_index * width + true_index, len(pred_values) * width)
-    rows, columns = pairs // width, pairs % width
+    rows, columns, counts, pred_values, true_values = _pairs(pred_ids.reshape(-1), true_ids.reshape(-1))
     pred, true = pred_values[rows], true_values[columns]
     pred_totals = np.bincount(rows, counts, len(pred_values)).astype(np.int64)
-    true_totals = np.bincount(columns, counts, width).astype(np.int64)
+    true_totals = np.bincount(columns, counts, len(true_values)).astype(np.int64)
     empty = 0 if void is None else void
     left_out = counts * (true == empty) if void is not None else np.zeros_like(counts)
     in_void = np.bincount(rows, left_out, len(pred_values)).astype(np.int64)
@@ -122,25 +120,48 @@ def overlap(pred_ids: NDArray[np.integer], true_ids: NDArray[np.integer], void: 
     )
 
 
+def _pairs(pred: NDArray[np.integer], true: NDArray[np.integer]) -> tuple[NDArray[np.int64], ...]:
+    """Return row, column and pixel count of each pair of values that occurs, and the values of rows and columns."""
+    # by blocks: what is counted stays in the cache, and a volume needs no copies of its own size
+    starts = range(0, max(1, pred.size), _BLOCK)
+    blocks = [_count_pairs(pred[i : i + _BLOCK], true[i : i + _BLOCK]) for i in starts]
+    pred_found, true_found, counts = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+    pred_values, rows = np.unique(pred_found, return_inverse=True)
+    true_values, columns = np.unique(true_found, return_inverse=True)
+    keys, index = np.unique(rows * len(true_values) + columns, return_inverse=True)
+    totals = np.bincount(index, counts, len(keys)).astype(np.int64)
+    return keys // len(true_values), keys % len(true_values), totals, pred_values, true_values
+
+
+def _count_pairs(pred: NDArray[np.integer], true: NDArray[np.integer]) -> tuple[NDArray[np.int64], ...]:
+    """Return the pairs of values (pred, true) of one block and how often each occurs."""
+    if pred.size == 0:
+        return (np.zeros(0, np.int64),) * 3
+    pred_values, rows = _compact(pred)
+    true_values, columns = _compact(true)
+    width = len(true_values)
+    keys = rows * width + columns
+    if len(pred_values) * width <= _MOST_CELLS:
+        table = np.bincount(keys, minlength=1)
+        cells = np.flatnonzero(table)
+        counts = table[cells]
+    else:
+        cells, counts = np.unique(keys, return_counts=True)
+    return pred_values[cells // width], true_values[cells % width], counts
+
+
 def _compact(ids: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the sorted distinct ids and, per pixel, the index into them."""
-    flat = ids.reshape(-1).astype(np.int64)
-    if flat.size and flat.min() >= 0 and flat.max() <= 4 * flat.size:
-        # numbers that are small already: counting is ten times faster than sorting
-        values = np.flatnonzero(np.bincount(flat))
-        lookup = np.zeros(flat.max() + 1, np.int64)
-        lookup[values] = np.arange(len(values))
-        return values, lookup[flat]
-    values, index = np.unique(flat, return_inverse=True)
-    return values, index
-
-
-def _count(keys: NDArray[np.int64], bound: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    if bound <= 4 * keys.size + 1024:
-        counts = np.bincount(keys, minlength=1)
-        found = np.flatnonzero(counts)
-        return found, counts[found]
-    return np.unique(keys, return_counts=True)
+    """Return the sorted distinct ids of a block and, per pixel, the index into them."""
+    low, high = int(ids.min()), int(ids.max())
+    if high - low >= _MOST_CELLS:
+        values, index = np.unique(ids, return_inverse=True)
+        return values.astype(np.int64), index
+    # counting is ten times faster than sorting
+    shifted = ids.astype(np.int64) - low
+    present = np.flatnonzero(np.bincount(shifted))
+    lookup = np.zeros(high - low + 1, np.int64)
+    lookup[present] = np.arange(len(present))
+    return present + low, lookup[shifted]
 
 
 def _table(values: NDArray[np.int64], counts: NDArray[np.int64], empty: int) -> dict[int, int]:

@@ -79,8 +79,8 @@ def find_truth(folder: Path, known: Collection[str] = ()) -> dict[str, Callable[
     if not found:
         raise DataError(
             "DATA-LAYOUT",
-            f"{folder} has no truth: expected CASE/segments.json, labels/CASE.png, CASE_inst.nii.gz with CASE_sem.nii.gz "
-            "or label maps CASE.png, CASE.tif, CASE.nii.gz",
+            f"{folder} has no truth: expected CASE/segments.json, labels/CASE.png, CASE_inst.nii.gz with "
+            "CASE_sem.nii.gz, or label maps CASE.png, CASE.tif, CASE.nii.gz",
         )
     return found
 
