@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from napari.qt.threading import FunctionWorker, create_worker
 from napari.utils.notifications import show_error, show_warning
 from napari.viewer import Viewer
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import (
-    QComboBox,
-    QFormLayout,
-    QHBoxLayout,
-    QLabel,
-    QProgressBar,
-    QPushButton,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtWidgets import QComboBox, QFormLayout, QHBoxLayout, QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
 
 from medpanoptic.errors import MedpanopticError
 from medpanoptic.geometry import same_grid
@@ -50,9 +41,9 @@ class SegmentWidget(QWidget):
 
     progressed = Signal(float)  # emitted in the worker, received in the GUI thread
 
-    def __init__(self, viewer: Viewer) -> None:
+    def __init__(self, napari_viewer: Viewer) -> None:  # the name by which napari hands itself over
         super().__init__()
-        self.viewer = viewer
+        self.viewer = viewer = napari_viewer
         self.worker: FunctionWorker | None = None
         self.inputs: list[Input] = []
         self._build()
@@ -74,8 +65,8 @@ class SegmentWidget(QWidget):
         self.status.setWordWrap(True)
         notice = QLabel(NOTICE)
         notice.setWordWrap(True)
-        planes = [QPushButton(plane.capitalize()) for plane in PLANES]
-        for button, plane in zip(planes, PLANES, strict=True):
+        self.planes = [QPushButton(plane.capitalize()) for plane in PLANES]
+        for button, plane in zip(self.planes, PLANES, strict=True):
             button.clicked.connect(lambda checked=False, plane=plane: set_plane(self.viewer, plane))
         form = QFormLayout()
         for text, box in (("Image", self.image_box), ("Model", self.model_box), ("Device", self.device_box)):
@@ -87,7 +78,7 @@ class SegmentWidget(QWidget):
         layout.addLayout(_row(self.run_button, self.cancel_button))
         layout.addWidget(self.bar)
         layout.addWidget(self.status)
-        layout.addLayout(_row(*planes))
+        layout.addLayout(_row(*self.planes))
         layout.addStretch()
         layout.addWidget(notice)
         self._set_running(False)
@@ -105,6 +96,8 @@ class SegmentWidget(QWidget):
         self.image_box.clear()
         self.image_box.addItems([i.title for i in self.inputs])
         self.image_box.setCurrentIndex(max(0, self.image_box.findText(chosen)))
+        for button in self.planes:
+            button.setEnabled(any(layer.ndim == 3 for layer in self.viewer.layers))
         self._set_running(self.worker is not None)
 
     def run(self, checked: bool = False) -> None:
@@ -120,7 +113,6 @@ class SegmentWidget(QWidget):
             _start_thread=False,
             _connect={
                 "returned": partial(self._show_outcome, chosen),
-                "warned": _show_warning,
                 "finished": self._finish,
             },
         )
@@ -131,9 +123,12 @@ class SegmentWidget(QWidget):
     def _segment(self, chosen: Input, model: str, device: str) -> Outcome:
         from medpanoptic.segmenter import Segmenter
 
-        # errors are returned, not raised: napari 0.9's own handler of a worker's errors fails on its argument
+        # errors are returned, not raised: napari 0.9's own handler of a worker's errors fails on its argument;
+        # warnings are shown from the result, so that other libraries' do not pop up over the image
         try:
-            return Outcome(Segmenter.load(model, device=device)(chosen.image, progress=self._report))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return Outcome(Segmenter.load(model, device=device)(chosen.image, progress=self._report))
         except Exception as error:
             return Outcome(error=error)
 
@@ -172,6 +167,8 @@ class SegmentWidget(QWidget):
         go_to_largest(self.viewer, result)
         things = len(result.things)
         self.status.setText(f"{things} {'thing' if things == 1 else 'things'} found")
+        for doubt in result.provenance.parameters.get("warnings", ()):
+            show_warning(f"[{doubt['code']}] {doubt['text']}")
 
     def _finish(self) -> None:
         # a stopped worker returns nothing
@@ -183,6 +180,7 @@ class SegmentWidget(QWidget):
     def _set_running(self, running: bool) -> None:
         self.run_button.setEnabled(not running and bool(self.inputs))
         self.cancel_button.setEnabled(running)
+        self.bar.setTextVisible(running)
         if not running:
             self.bar.setValue(0)
 
@@ -192,9 +190,3 @@ def _row(*buttons: QPushButton) -> QHBoxLayout:
     for button in buttons:
         row.addWidget(button)
     return row
-
-
-def _show_warning(warned: Any) -> None:
-    # other libraries' deprecations are not for the reader of an image
-    if warned[1] is UserWarning:
-        show_warning(str(warned[0]))

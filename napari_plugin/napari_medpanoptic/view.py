@@ -12,7 +12,6 @@ from napari_medpanoptic.orientation import AXIS_LETTERS, PLANES, DisplayOrder, d
 
 _LETTER_PLACES = {"top": "top_center", "bottom": "bottom_center", "left": "middle_left", "right": "middle_right"}
 _PREFIX = "medpanoptic_"
-CONTOUR_MM = 1.5
 
 
 def arrange(viewer: Any) -> None:
@@ -56,7 +55,7 @@ def _dress_labels(layer: Any) -> None:
         layer.selected_label = max((s.id for s in meta["result"].segments), default=0) + 1
         if layer.ndim == 3:
             # a lesion is read through its outline: a fill would mix with CT window and PET colours
-            layer.contour = max(1, round(CONTOUR_MM / min(layer.scale)))
+            layer.contour = 1
             layer.opacity = 1.0
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
@@ -15,12 +16,24 @@ def _missing_for_viewer() -> str:
     return ""
 
 
+def _register() -> None:
+    """Make the plugin known where the package is on the path but not installed."""
+    import napari_medpanoptic
+    import npe2
+
+    manager = npe2.PluginManager.instance()
+    manager.discover()
+    if "medpanoptic" not in manager:
+        manager.register(npe2.PluginManifest.from_file(Path(napari_medpanoptic.__file__).parent / "napari.yaml"))
+
+
 @pytest.fixture
 def real_viewer(request):
-    """A napari viewer on a real (virtual) screen; skips where there is none."""
+    """A napari viewer on a real (virtual) screen, with our plugin; skips where there is none."""
     reason = _missing_for_viewer()
     if reason:
         pytest.skip(reason)
+    _register()
     make = request.getfixturevalue("make_napari_viewer")
     return make(show=True)
 

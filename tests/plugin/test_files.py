@@ -6,6 +6,7 @@ import shutil
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 from napari_medpanoptic.layers import KEY, result_layers, volume_layers
 from napari_medpanoptic.reader import get_reader
@@ -13,8 +14,9 @@ from napari_medpanoptic.writer import case_folder, write
 from pydicom.data import get_testdata_file
 
 from medpanoptic.errors import MedpanopticError
-from medpanoptic.io import read_result, write_result
-from medpanoptic.samples import phantom
+from medpanoptic.geometry import to_world
+from medpanoptic.io import read_result, read_volume, write_result
+from medpanoptic.samples import phantom, reference_path, sample_path
 
 
 @pytest.fixture
@@ -92,3 +94,42 @@ def test_edited_layers_are_written_and_read_back(tmp_path, dims):
 )
 def test_names_of_the_save_dialog_mean_folders(given, folder, tmp_path):
     assert case_folder(str(tmp_path / given)) == tmp_path / folder
+
+
+@pytest.fixture(scope="module")
+def sample_layers():
+    from napari_medpanoptic.sample_data import sarcoma_petct
+
+    return sarcoma_petct()
+
+
+def test_a_study_is_one_volume_with_its_pet_over_its_ct(sample_layers):
+    names = [look["name"] for _, look, _ in sample_layers]
+    assert names == ["sarcoma_petct CT", "sarcoma_petct MR", "sarcoma_petct PT"]
+    assert len({id(look["metadata"][KEY]["volume"]) for _, look, _ in sample_layers}) == 1
+    assert sample_layers[0][1]["metadata"][KEY]["path"].is_dir()
+
+
+def test_the_tumour_of_the_sample_is_hot_where_the_annotators_drew_it(sample_layers):
+    reference = read_volume(reference_path("sarcoma_petct"))
+    place = to_world(np.argwhere(reference.array[0] > 0), reference.affine)
+    data, look, _ = sample_layers[2]
+    # the viewer's axes run to the feet, to posterior and to the left of the patient: -z, y, x
+    index = (place[:, [2, 1, 0]] * (-1, 1, 1) - look["translate"]) / look["scale"]
+    suv = data[tuple(index.round().astype(int).T)]
+    assert np.median(suv) > 3
+    assert np.median(data) < 0.5
+
+
+def test_series_of_two_frames_of_reference_are_shown_apart(tmp_path):
+    study = sample_path("sarcoma_petct")
+    for name in ("CT", "MR_T1"):
+        shutil.copytree(study / name, tmp_path / name)
+    for file in (tmp_path / "MR_T1").rglob("*.dcm"):
+        dataset = pydicom.dcmread(file)
+        dataset.FrameOfReferenceUID = "2.25.1"
+        dataset.save_as(file)
+    layers = get_reader(str(tmp_path))(str(tmp_path))
+    assert [look.get("visible", True) for _, look, _ in layers] == [True, False]
+    assert [look["metadata"][KEY]["volume"].channels[0].modality for _, look, _ in layers] == ["CT", "MR"]
+    assert layers[0][0].shape != layers[1][0].shape  # each on its own grid

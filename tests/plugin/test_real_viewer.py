@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from medpanoptic.errors import ModelError
 from medpanoptic.geometry import to_index
-from medpanoptic.result import PanopticResult, Segment
+from medpanoptic.result import PanopticResult, Provenance, Segment
 from medpanoptic.samples import PHANTOM_CLASSES, phantom
 from medpanoptic.volume import Channel, Volume
 
@@ -115,7 +115,9 @@ def fake_model(monkeypatch):
             progress(1.0)
             ids = np.where(image.array[0] > 150, 2, 1).astype(np.int32)
             segments = tuple(s for s in (Segment(1, 2), Segment(2, 1)) if (ids == s.id).any())
-            return PanopticResult(ids, segments, PHANTOM_CLASSES, image.affine)
+            doubts = [{"code": "INPUT-SPACING", "text": "coarser than the training images"}] * (control.mode == "doubt")
+            provenance = Provenance(parameters={"warnings": doubts})
+            return PanopticResult(ids, segments, PHANTOM_CLASSES, image.affine, provenance=provenance)
 
     segmenter, bundle = ModuleType("medpanoptic.segmenter"), ModuleType("medpanoptic.bundle")
     segmenter.Segmenter = Segmenter
@@ -128,11 +130,7 @@ def fake_model(monkeypatch):
 
 @pytest.fixture
 def dock(real_viewer, fake_model):
-    from napari_medpanoptic.segment_widget import SegmentWidget
-
-    widget = SegmentWidget(real_viewer)
-    real_viewer.window.add_dock_widget(widget, name="Segment")
-    return widget
+    return real_viewer.window.add_plugin_dock_widget("medpanoptic", "Segment")[1]
 
 
 def add_phantom(viewer):
@@ -181,6 +179,16 @@ def test_an_error_is_shown_with_its_code(real_viewer, dock, fake_model, qtbot):
     qtbot.waitUntil(lambda: dock.worker is None, timeout=20000)
     assert "[MODEL-HASH]" in notification_manager.records[-1].message
     assert dock.status.text() == "Failed"
+
+
+def test_what_the_model_doubts_is_shown(real_viewer, dock, fake_model, qtbot):
+    from napari.utils.notifications import notification_manager
+
+    fake_model.mode = "doubt"
+    add_phantom(real_viewer)
+    dock.run_button.click()
+    qtbot.waitUntil(lambda: dock.worker is None, timeout=20000)
+    assert notification_manager.records[-1].message == "[INPUT-SPACING] coarser than the training images"
 
 
 def test_nothing_found_is_a_result(real_viewer, dock, fake_model, qtbot):

@@ -55,7 +55,7 @@ def test_our_labels_are_safe_to_paint_on(model_viewer):
     things = model_viewer.layers["things"]
     assert things.preserve_labels
     assert things.selected_label == max(s.id for s in truth.segments) + 1
-    assert things.contour == 2  # 1.5 mm of 1 mm voxels
+    assert things.contour == 1
 
 
 def test_the_largest_thing_is_shown_first(model_viewer):
