@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from medpanoptic.errors import GeometryError, ReadError
 from medpanoptic.geometry import Affine, voxel_spacing
-from medpanoptic.io.dicom_files import Frame, Instance, SkippedFile, quiet_pydicom, read_dataset
 from medpanoptic.io.dicom_geometry import Plane, Stack, sort_planes, stack_affine
+from medpanoptic.io.dicom_header import Frame, Instance, SkippedFile
 from medpanoptic.io.dicom_pet import suv_factor
+from medpanoptic.io.dicom_pixels import decode_frames, padding_mask, used_bits
 from medpanoptic.io.dicom_series import DicomSeries, check_headers, scan_folder
 from medpanoptic.volume import Channel, Source, Volume
 
@@ -154,28 +155,6 @@ def _rescaled(instance: Instance, frame: Frame, decoded: Callable[[Instance], ND
     return stored * _or(frame.slope, 1.0) + _or(frame.intercept, 0.0)
 
 
-def decode_frames(instance: Instance) -> NDArray:
-    """Return the stored values of a file, (frame, row, column), before rescale.
-
-    Raises ReadError: PIXELS-MISSING, PIXELS-UNREADABLE.
-    """
-    dataset = read_dataset(instance.path, instance.name, header_only=False)
-    if not dataset.get("PixelData"):
-        raise ReadError("PIXELS-MISSING", f"{instance.name}: the file has no pixel data")
-    kind = ""
-    try:
-        with quiet_pydicom():
-            array = dataset.pixel_array
-    except Exception as error:  # codecs raise anything, and their texts may quote tag values
-        kind = type(error).__name__
-    if kind:
-        raise ReadError("PIXELS-UNREADABLE", f"{instance.name}: pixel data is truncated or damaged ({kind})")
-    shape = (instance.frame_count, instance.rows, instance.columns)
-    if array.size != np.prod(shape):
-        raise ReadError("PIXELS-UNREADABLE", f"{instance.name}: pixel data does not have the size that the header says")
-    return array.reshape(shape)
-
-
 def _read_pixels(plan: _Plan, series: DicomSeries) -> tuple[NDArray, int]:
     """Return (slice, row, column) values and the number of padding voxels."""
     slots: dict[Path, list[int]] = defaultdict(list)
@@ -213,8 +192,8 @@ def _to_values(stored: NDArray, instance: Instance, frame: Frame, factor: float)
     CT padding that is darker than air already (-2000 HU in many scanners) keeps its value: windows and clips take it
     for air, and it can still be told from measured air.
     """
-    padding = _padding_mask(stored, instance)
-    values = _used_bits(stored, instance)
+    padding = padding_mask(stored, instance)
+    values = used_bits(stored, instance)
     slope, intercept = _or(frame.slope, 1.0) * factor, _or(frame.intercept, 0.0) * factor
     if (slope, intercept) != (1.0, 0.0):
         values = values * slope + intercept
@@ -223,22 +202,6 @@ def _to_values(stored: NDArray, instance: Instance, frame: Frame, factor: float)
         visible = padding & (values > air) if instance.modality == "CT" else padding
         values = np.where(visible, np.asarray(air, values.dtype), values)
     return values, 0 if padding is None else int(padding.sum())
-
-
-def _padding_mask(stored: NDArray, instance: Instance) -> NDArray[np.bool_] | None:
-    """Tell which stored values are padding; compared in all allocated bits, as signs are written both ways."""
-    if instance.padding is None:
-        return None
-    kind = stored.dtype
-    first, last = (np.array(v % 2 ** (8 * kind.itemsize), f"u{kind.itemsize}").view(kind) for v in instance.padding)
-    mask = (stored >= min(first, last)) & (stored <= max(first, last))
-    return mask if mask.any() else None
-
-
-def _used_bits(stored: NDArray, instance: Instance) -> NDArray:
-    """Clear bits above BitsStored (old overlays live there), keeping the sign. Source: DICOM PS3.5 8.1.1"""
-    spare = 8 * stored.dtype.itemsize - instance.bits_stored
-    return stored if spare <= 0 else (stored << spare) >> spare
 
 
 def _source(plan: _Plan) -> Source:

@@ -11,7 +11,8 @@ from pydicom.pixels import get_decoder
 from pydicom.uid import UID
 
 from medpanoptic.errors import GeometryError, ReadError, SelectionError
-from medpanoptic.io.dicom_files import Frame, Instance, SkippedFile, read_header, series_handle, walk_files
+from medpanoptic.io.dicom_files import walk_files
+from medpanoptic.io.dicom_header import Frame, Instance, SkippedFile, read_header, series_handle
 from medpanoptic.io.limits import check_size
 
 
@@ -124,7 +125,7 @@ def check_headers(series: DicomSeries) -> None:
     """Check by headers alone that the files can make one volume.
 
     Raises ReadError: READ-TOO-LARGE, DICOM-DAMAGED, NOT-GRAY, TRANSFER-SYNTAX, PIXELS-TRUNCATED, NO-RESCALE,
-    RESCALE-SLOPE. GeometryError: MIX-FRAME, MIX-MODALITY, MIX-SIZE, GEO-POSITION.
+    RESCALE-SLOPE. GeometryError: MIX-STUDY, MIX-FRAME, MIX-MODALITY, MIX-SIZE, GEO-POSITION.
     """
     label, instances = series.label, series.instances
     count = sum(i.frame_count for i in instances)
@@ -135,6 +136,8 @@ def check_headers(series: DicomSeries) -> None:
             f"{label}: {len(series.damaged)} file(s) beside it are truncated or unreadable and may belong to it, "
             f"first {series.damaged[0].name}; copy the series again",
         )
+    if len({(i.study_uid, i.patient) for i in instances}) > 1:
+        raise GeometryError("MIX-STUDY", f"{label}: its slices belong to different studies or patients")
     if len({i.modality for i in instances}) > 1:
         raise GeometryError("MIX-MODALITY", f"{label}: images of different modality in one series")
     if len({i.frame_uid for i in instances}) > 1:

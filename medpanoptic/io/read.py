@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from medpanoptic.io.dicom import SeriesInfo, SeriesReport, find_series
-from medpanoptic.io.dicom_files import SkippedFile
+from medpanoptic.io.dicom_header import SkippedFile
 from medpanoptic.io.files import is_dicom, read_dicom, read_file
 from medpanoptic.io.study import read_folder, read_mapping, read_single
 from medpanoptic.volume import ChannelSpec, Volume

@@ -1,0 +1,258 @@
+"""DICOM headers: what geometry and scale need of each file, and why a file is no slice of a volume."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydicom.dataset import Dataset
+from pydicom.uid import UID
+
+from medpanoptic.errors import ReadError
+from medpanoptic.io.dicom_files import looks_like_dicom, quiet_pydicom, read_dataset
+from medpanoptic.io.dicom_pet import PetTags, read_pet_tags
+
+# SOP class -> modality of the images that make volumes. Source: DICOM PS3.4 B.5
+VOLUME_CLASSES = {
+    "1.2.840.10008.5.1.4.1.1.2": "CT",
+    "1.2.840.10008.5.1.4.1.1.2.1": "CT",
+    "1.2.840.10008.5.1.4.1.1.2.2": "CT",
+    "1.2.840.10008.5.1.4.1.1.4": "MR",
+    "1.2.840.10008.5.1.4.1.1.4.1": "MR",
+    "1.2.840.10008.5.1.4.1.1.4.4": "MR",
+    "1.2.840.10008.5.1.4.1.1.128": "PT",
+    "1.2.840.10008.5.1.4.1.1.128.1": "PT",
+    "1.2.840.10008.5.1.4.1.1.130": "PT",
+}
+DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
+
+_SMALLEST_IMAGE_BYTES = 512
+_TAGS = [
+    "ImageType", "SOPClassUID", "SOPInstanceUID", "Modality", "StudyInstanceUID", "SeriesInstanceUID",
+    "FrameOfReferenceUID", "PatientID",
+    "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness",
+    "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored",
+    "PixelRepresentation", "RescaleSlope", "RescaleIntercept", "PixelPaddingValue", "PixelPaddingRangeLimit",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+    "Units", "SUVType", "PatientWeight", "DecayCorrection", "CorrectedImage", "SeriesDate", "SeriesTime",
+    "AcquisitionDate", "AcquisitionTime", "AcquisitionDateTime", "RadiopharmaceuticalInformationSequence",
+    "DecayCorrected", "AttenuationCorrected", "DecayCorrectionDateTime",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Geometry and rescale of one slice; None where the file lacks or garbles the attribute.
+
+    position : LPS mm of the first pixel's centre; orientation : row then column cosines; spacing : (row, column) mm.
+    """
+
+    index: int
+    position: tuple[float, ...] | None
+    orientation: tuple[float, ...] | None
+    spacing: tuple[float, ...] | None
+    thickness: float | None
+    slope: float | None
+    intercept: float | None
+
+
+@dataclass(frozen=True)
+class Instance:
+    """What one image file says in its header.
+
+    name : its path inside the folder that was given. patient : a digest of PatientID, to tell patients apart.
+    """
+
+    path: Path
+    name: str
+    modality: str
+    sop_uid: str
+    series_uid: str
+    study_uid: str
+    patient: str
+    frame_uid: str
+    rows: int
+    columns: int
+    bits_allocated: int
+    bits_stored: int
+    signed: bool
+    photometric: str
+    syntax: str
+    file_bytes: int
+    padding: tuple[int, int] | None
+    frame_count: int
+    frames: tuple[Frame, ...]
+    pet: PetTags | None = None
+
+
+@dataclass(frozen=True)
+class SkippedFile:
+    """A file that was left out. ``damaged``: it is an image of some series, so that series is not whole."""
+
+    name: str
+    reason: str
+    damaged: bool = False
+    series_uid: str = field(default="", repr=False)
+
+
+def series_handle(series_uid: str) -> str:
+    """Return the short name of a series: 8 hex digits of SHA-256 of its UID, safe to print."""
+    return hashlib.sha256(series_uid.encode()).hexdigest()[:8]
+
+
+def read_header(path: Path, name: str) -> Instance | SkippedFile:
+    """Read one file's header: an image that can be part of a volume, or the reason why not."""
+    if path.name.upper() == "DICOMDIR":
+        return SkippedFile(name, "DICOMDIR (the files themselves are read)")
+    try:
+        if not looks_like_dicom(path):
+            return SkippedFile(name, "not DICOM")
+        dataset = read_dataset(path, name, _TAGS)
+    except (ReadError, OSError) as error:
+        # a file of a few bytes is no slice of anything; a larger one may be, and its series is then not whole
+        large = path.stat().st_size > _SMALLEST_IMAGE_BYTES
+        huge = isinstance(error, ReadError) and error.code == "READ-TOO-LARGE"
+        reason = "deflated file that unpacks to more than the limit" if huge else "damaged or truncated"
+        return SkippedFile(name, f"unreadable DICOM file, {reason}", damaged=large)
+    with quiet_pydicom():
+        try:
+            return _classify(dataset, path, name)
+        except Exception as error:  # a garbled element fails when pydicom converts it, with any type and its value
+            kind = type(error).__name__
+    return SkippedFile(name, f"DICOM header with an unreadable element ({kind})", damaged=True)
+
+
+def _classify(dataset: Dataset, path: Path, name: str) -> Instance | SkippedFile:
+    """Tell an image of a volume from everything else that lies in DICOM folders."""
+    sop_class = str(dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID") or "")
+    modality = VOLUME_CLASSES.get(sop_class) or (_text(dataset, "Modality") if not sop_class else "")
+    if sop_class == DICOMDIR_CLASS:
+        return SkippedFile(name, "DICOMDIR (the files themselves are read)")
+    if len(dataset) == 0 and not sop_class:
+        return SkippedFile(name, "not DICOM (marked as DICOM, but empty)")
+    if modality not in {"CT", "MR", "PT"}:
+        return SkippedFile(name, _other_object(sop_class, _text(dataset, "Modality")))
+    if "LOCALIZER" in [str(v).strip().upper() for v in _values(dataset, "ImageType")]:
+        return SkippedFile(name, f"{modality} localizer (scout)")
+    photometric = _text(dataset, "PhotometricInterpretation")
+    if photometric and not photometric.startswith("MONOCHROME"):
+        return SkippedFile(name, f"{modality} image in colour (a screen capture)")
+    if "Rows" not in dataset or "Columns" not in dataset:
+        series_uid = _text(dataset, "SeriesInstanceUID")
+        return SkippedFile(name, f"{modality} image with a truncated header", damaged=True, series_uid=series_uid)
+    return _instance(dataset, path, name, modality)
+
+
+def _other_object(sop_class: str, modality: str) -> str:
+    """Describe an object that is not a CT, MR or PET image by its SOP class, which is no patient data."""
+    kind = UID(sop_class).name if sop_class else "no SOP class"
+    known = kind if kind != sop_class else "private SOP class"
+    plain = modality if modality.isalnum() and len(modality) <= 16 else "not given"
+    return f"{known} (modality {plain}), not a CT, MR or PET image"
+
+
+def _instance(dataset: Dataset, path: Path, name: str, modality: str) -> Instance:
+    bits = int(dataset.get("BitsAllocated") or 16)
+    return Instance(
+        path=path,
+        name=name,
+        modality=modality,
+        sop_uid=_text(dataset, "SOPInstanceUID"),
+        series_uid=_text(dataset, "SeriesInstanceUID") or f"no UID, folder {Path(name).parent.as_posix()}",
+        study_uid=_text(dataset, "StudyInstanceUID"),
+        patient=series_handle(_text(dataset, "PatientID")),
+        frame_uid=_text(dataset, "FrameOfReferenceUID"),
+        rows=int(dataset.Rows),
+        columns=int(dataset.Columns),
+        bits_allocated=bits,
+        bits_stored=int(dataset.get("BitsStored") or bits),
+        signed=int(dataset.get("PixelRepresentation") or 0) == 1,
+        photometric=_text(dataset, "PhotometricInterpretation"),
+        syntax=str(dataset.file_meta.TransferSyntaxUID),
+        file_bytes=path.stat().st_size,
+        padding=_padding(dataset),
+        frame_count=int(dataset.get("NumberOfFrames") or 1),
+        frames=_frames(dataset),
+        pet=read_pet_tags(dataset) if modality == "PT" else None,
+    )
+
+
+def _frames(dataset: Dataset) -> tuple[Frame, ...]:
+    """Read the geometry of each frame. Source: DICOM PS3.3 C.7.6.2 (single frame), C.7.6.16 (functional groups)."""
+    count = int(dataset.get("NumberOfFrames") or 1)
+    per_frame = dataset.get("PerFrameFunctionalGroupsSequence") or []
+    shared = list(dataset.get("SharedFunctionalGroupsSequence") or [])
+    if len(per_frame) == 0:
+        # A header may claim any number of frames; without functional groups there is no geometry to keep for them
+        return tuple(_frame(i, [dataset]) for i in range(min(count, 2)))
+    return tuple(_frame(i, [group, *shared]) for i, group in enumerate(per_frame))
+
+
+_MACROS = {
+    "ImagePositionPatient": "PlanePositionSequence",
+    "ImageOrientationPatient": "PlaneOrientationSequence",
+    "PixelSpacing": "PixelMeasuresSequence",
+    "SliceThickness": "PixelMeasuresSequence",
+    "RescaleSlope": "PixelValueTransformationSequence",
+    "RescaleIntercept": "PixelValueTransformationSequence",
+}
+
+
+def _frame(index: int, places: list[Dataset]) -> Frame:
+    def numbers(keyword: str, count: int) -> tuple[float, ...] | None:
+        for place in places:
+            for dataset in [place, *(place.get(_MACROS[keyword]) or [])]:
+                if keyword in dataset:
+                    return _numbers(dataset, keyword, count)
+        return None
+
+    def number(keyword: str) -> float | None:
+        found = numbers(keyword, 1)
+        return None if found is None else found[0]
+
+    return Frame(
+        index,
+        numbers("ImagePositionPatient", 3),
+        numbers("ImageOrientationPatient", 6),
+        numbers("PixelSpacing", 2),
+        number("SliceThickness"),
+        number("RescaleSlope"),
+        number("RescaleIntercept"),
+    )
+
+
+def _padding(dataset: Dataset) -> tuple[int, int] | None:
+    """Return the stored values (first, last) that mark padding. Source: DICOM PS3.3 C.7.5.1.1.2"""
+    first = _stored_integer(dataset.get("PixelPaddingValue"))
+    last = _stored_integer(dataset.get("PixelPaddingRangeLimit"))
+    if first is None:
+        return None
+    return (first, first) if last is None else (min(first, last), max(first, last))
+
+
+def _stored_integer(value: Any) -> int | None:
+    # implicit VR leaves "US or SS" as bytes
+    if isinstance(value, bytes):
+        return int.from_bytes(value[:2], "little") if len(value) >= 2 else None
+    return None if value is None or value == "" else int(value)
+
+
+def _text(dataset: Dataset, keyword: str) -> str:
+    return str(dataset.get(keyword) or "").strip()
+
+
+def _values(dataset: Dataset, keyword: str) -> list[Any]:
+    value = dataset.get(keyword)
+    return [] if value is None else [value] if isinstance(value, str) else list(value)
+
+
+def _numbers(dataset: Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
+    value = dataset.get(keyword)
+    items = [value] if count == 1 else list(value) if value is not None and not isinstance(value, str) else []
+    try:
+        numbers = tuple(float(item) for item in items)
+    except (TypeError, ValueError):
+        return None
+    return numbers if len(numbers) == count else None
