@@ -1,7 +1,8 @@
 """From a Volume to the network's grid and back, by MONAI dictionary transforms.
 
 Units inside MONAI: mm for volumes, micrometres for 2D, because MONAI compares affines with absolute tolerances of
-1e-3; so ``Spacingd``'s ``pixdim`` is in mm for 3D bundles and in um for 2D ones. One of the two files where RAS appears (the other is ``io/nifti.py``): MONAI's affines are RAS.
+1e-3; so ``Spacingd``'s ``pixdim`` is in mm for 3D bundles and in um for 2D ones. One of
+the two files where RAS appears (the other is ``io/nifti.py``): MONAI's affines are RAS.
 """
 
 from __future__ import annotations
@@ -78,7 +79,8 @@ class ToChannelsd(MapTransform):
                 out[key] = image.repeat(self.channels, *(1,) * (image.ndim - 1))
             elif found != self.channels:
                 raise ModelError(
-                    "INPUT-CHANNELS", f"the model takes {self.channels} channels but the image has {found}; choose or merge them"
+                    "INPUT-CHANNELS",
+                    f"the model takes {self.channels} channels but the image has {found}; choose or merge them",
                 )
         return out
 

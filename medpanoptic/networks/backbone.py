@@ -15,7 +15,15 @@ from torch import Tensor, nn
 from medpanoptic.networks.layers import Norm, norm_layer
 
 # (expansion, output channels, repeats, stride, kernel) of the seven stages of B0 / Lite0
-LITE0_STAGES = ((1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 40, 2, 2, 5), (6, 80, 3, 2, 3), (6, 112, 3, 1, 5), (6, 192, 4, 2, 5), (6, 320, 1, 1, 3))
+LITE0_STAGES = (
+    (1, 16, 1, 1, 3),
+    (6, 24, 2, 2, 3),
+    (6, 40, 2, 2, 5),
+    (6, 80, 3, 2, 3),
+    (6, 112, 3, 1, 5),
+    (6, 192, 4, 2, 5),
+    (6, 320, 1, 1, 3),
+)
 STEM_CHANNELS = 32
 
 
@@ -23,14 +31,25 @@ class InvertedResidual(nn.Module):
     """MBConv without squeeze-excite: expand 1x1, depthwise k x k, project 1x1, identity where shapes allow."""
 
     def __init__(
-        self, spatial_dims: int, in_channels: int, out_channels: int, expansion: int, kernel_size: int, stride: int, norm: Norm
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        out_channels: int,
+        expansion: int,
+        kernel_size: int,
+        stride: int,
+        norm: Norm,
     ) -> None:
         super().__init__()
         conv = Conv[Conv.CONV, spatial_dims]
         hidden = in_channels * expansion
         layers: list[nn.Module] = []
         if expansion != 1:
-            layers += [conv(in_channels, hidden, 1, bias=False), norm_layer(spatial_dims, hidden, norm), nn.ReLU6(inplace=True)]
+            layers += [
+                conv(in_channels, hidden, 1, bias=False),
+                norm_layer(spatial_dims, hidden, norm),
+                nn.ReLU6(inplace=True),
+            ]
         layers += [
             conv(hidden, hidden, kernel_size, stride=stride, padding=kernel_size // 2, groups=hidden, bias=False),
             norm_layer(spatial_dims, hidden, norm),
@@ -70,7 +89,15 @@ class EfficientNetLite(nn.Module):
             if step == 2 and len(self.strides) == levels:
                 break
             blocks = [
-                InvertedResidual(spatial_dims, channels if i == 0 else out_channels, out_channels, expansion, kernel, step if i == 0 else 1, norm)
+                InvertedResidual(
+                    spatial_dims,
+                    channels if i == 0 else out_channels,
+                    out_channels,
+                    expansion,
+                    kernel,
+                    step if i == 0 else 1,
+                    norm,
+                )
                 for i in range(repeats)
             ]
             stages.append(nn.Sequential(*blocks))
@@ -123,11 +150,15 @@ def load_imagenet(backbone: EfficientNetLite, state: Mapping[str, Tensor]) -> No
     own_convs = [m for m in backbone.modules() if isinstance(m, (nn.Conv2d, nn.Conv3d))]
     with torch.no_grad():
         for module, weight in zip(own_convs, convs, strict=False):
-            module.weight.copy_(adapt_input_channels(inflate_kernel(weight, module.weight.ndim - 2), module.weight.shape[1]))
+            module.weight.copy_(
+                adapt_input_channels(inflate_kernel(weight, module.weight.ndim - 2), module.weight.shape[1])
+            )
     own_norms: Sequence[nn.Module] = [m for m in backbone.modules() if isinstance(m, (nn.BatchNorm2d, nn.BatchNorm3d))]
     stems = [k.removesuffix(".running_mean") for k in state if k.endswith(".running_mean")]
     for norm, stem in zip(own_norms, stems, strict=False):
-        norm.load_state_dict({n: state[f"{stem}.{n}"] for n in ("weight", "bias", "running_mean", "running_var")}, strict=False)
+        norm.load_state_dict(
+            {n: state[f"{stem}.{n}"] for n in ("weight", "bias", "running_mean", "running_var")}, strict=False
+        )
 
 
 def imagenet_state() -> dict[str, Tensor]:

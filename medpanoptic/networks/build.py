@@ -80,9 +80,7 @@ def fcn_mask_rcnn(
     backbone = EfficientNetLite(spatial_dims, in_channels, 4, norm)
     neck = TwoWayFPN(spatial_dims, backbone.channels, fpn_channels, norm, two_way=False)
     head = _proposal_head(spatial_dims, fpn_channels, backbone, thing_channels, anchor_sizes, norm, max_detections)
-    net = TwoNetworks(semantic_net, backbone, neck, head)
-    net.divisor = 32  # the FCN's fifth level
-    return net
+    return TwoNetworks(semantic_net, backbone, neck, head)
 
 
 def _trunk(

@@ -57,7 +57,8 @@ class CentreHead(nn.Module):
         self.merge_distance, self.reach, self.min_size = merge_distance, reach, min_size
         self.reduce = nn.ModuleList(separable_conv(spatial_dims, in_channels, channels, norm) for _ in range(4))
         self.mix = nn.Sequential(
-            separable_conv(spatial_dims, channels, channels, norm), separable_conv(spatial_dims, channels, channels, norm)
+            separable_conv(spatial_dims, channels, channels, norm),
+            separable_conv(spatial_dims, channels, channels, norm),
         )
         self.output = Conv[Conv.CONV, spatial_dims](channels, 1 + spatial_dims, 1)
         nn.init.constant_(self.output.bias, 0.0)
@@ -137,7 +138,9 @@ def centre_targets(instances: Tensor) -> tuple[Tensor, Tensor]:
         positions = pixels.float()
         sums = torch.zeros((len(counts), positions.shape[1]), device=ids.device).index_add_(0, group, positions)
         distance = (positions - (sums / counts[:, None])[group]).square().sum(1)
-        nearest = torch.full((len(counts),), float("inf"), device=ids.device).scatter_reduce_(0, group, distance, "amin")
+        nearest = torch.full((len(counts),), float("inf"), device=ids.device).scatter_reduce_(
+            0, group, distance, "amin"
+        )
         chosen = torch.zeros(len(counts), dtype=torch.int64, device=ids.device)
         is_nearest = (distance == nearest[group]).nonzero()[:, 0].flip(0)  # flip: the first one wins on a tie
         chosen[group[is_nearest]] = is_nearest

@@ -8,13 +8,14 @@ from __future__ import annotations
 from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
 
+from medpanoptic.networks.backbone import EfficientNetLite
 from medpanoptic.networks.layers import resize_to
 
 
 class FCN(nn.Module):
-    """Score every backbone level by a 1x1 convolution; add coarse scores, up-sampled, to finer ones, down to the finest."""
+    """Score every backbone level by a 1x1 convolution; add coarse scores, up-sampled, to finer ones."""
 
-    def __init__(self, spatial_dims: int, backbone: nn.Module, out_channels: int) -> None:
+    def __init__(self, spatial_dims: int, backbone: EfficientNetLite, out_channels: int) -> None:
         super().__init__()
         self.backbone = backbone
         self.scores = nn.ModuleList(Conv[Conv.CONV, spatial_dims](c, out_channels, 1) for c in backbone.channels)

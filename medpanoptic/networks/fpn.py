@@ -21,7 +21,12 @@ class TwoWayFPN(nn.Module):
     """
 
     def __init__(
-        self, spatial_dims: int, in_channels: Sequence[int], out_channels: int = 256, norm: Norm = "batch", two_way: bool = True
+        self,
+        spatial_dims: int,
+        in_channels: Sequence[int],
+        out_channels: int = 256,
+        norm: Norm = "batch",
+        two_way: bool = True,
     ) -> None:
         super().__init__()
         self.top_down = nn.ModuleList(_lateral(spatial_dims, c, out_channels, norm) for c in in_channels)

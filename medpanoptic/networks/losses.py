@@ -31,11 +31,13 @@ def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
     overlap = (probability * truth).sum(axes)
     total = probability.sum(axes) + truth.sum(axes)
     present = truth.sum(axes) > 0
-    return 1 - (2 * overlap[present] / total[present].clamp(min=1e-6)).mean() if bool(present.any()) else logits.sum() * 0
+    return (
+        1 - (2 * overlap[present] / total[present].clamp(min=1e-6)).mean() if bool(present.any()) else logits.sum() * 0
+    )
 
 
 def instance_weights(instances: Tensor) -> Tensor:
-    """Return (B, *S) float weights, 1 / sqrt(size) relative to the mean size: small things count, large ones still rule."""
+    """Return (B, *S) float weights, 1 / sqrt(size) relative to the mean size: small things count, large ones rule."""
     weights = torch.zeros(instances.shape, device=instances.device)
     for b, ids in enumerate(instances):
         counts = torch.bincount(ids.flatten())

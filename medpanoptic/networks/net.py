@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from medpanoptic.networks.backbone import EfficientNetLite
+from medpanoptic.networks.fcn import FCN
 from medpanoptic.networks.losses import semantic_loss
 from medpanoptic.networks.outputs import Prediction, Targets
 
@@ -27,11 +29,13 @@ class PanopticNet(nn.Module):
     divisor : spatial sizes must be multiples of this (the coarsest stride); the callers pad.
     """
 
-    def __init__(self, backbone: nn.Module, neck: nn.Module, semantic_head: nn.Module, instance_head: nn.Module) -> None:
+    def __init__(
+        self, backbone: EfficientNetLite, neck: nn.Module, semantic_head: nn.Module, instance_head: nn.Module
+    ) -> None:
         super().__init__()
         self.backbone, self.neck = backbone, neck
         self.semantic_head, self.instance_head = semantic_head, instance_head
-        self.divisor = int(backbone.strides[-1])
+        self.divisor = backbone.strides[-1]
 
     def forward(self, x: Tensor) -> NetOutput:
         """(B, C, *S) -> NetOutput."""
@@ -55,11 +59,13 @@ class TwoNetworks(nn.Module):
     semantic_net : (B, C, *S) -> (B, K, *S) logits. The instance network is backbone -> neck -> instance_head.
     """
 
-    def __init__(self, semantic_net: nn.Module, backbone: nn.Module, neck: nn.Module, instance_head: nn.Module) -> None:
+    def __init__(
+        self, semantic_net: FCN, backbone: EfficientNetLite, neck: nn.Module, instance_head: nn.Module
+    ) -> None:
         super().__init__()
         self.semantic_net = semantic_net
         self.backbone, self.neck, self.instance_head = backbone, neck, instance_head
-        self.divisor = int(backbone.strides[-1])
+        self.divisor = max(backbone.strides[-1], semantic_net.backbone.strides[-1])
 
     def forward(self, x: Tensor) -> NetOutput:
         """(B, C, *S) -> NetOutput."""

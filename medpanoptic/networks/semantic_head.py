@@ -21,7 +21,8 @@ class LSFE(nn.Sequential):
 
     def __init__(self, spatial_dims: int, in_channels: int, channels: int, norm: Norm) -> None:
         super().__init__(
-            separable_conv(spatial_dims, in_channels, channels, norm), separable_conv(spatial_dims, channels, channels, norm)
+            separable_conv(spatial_dims, in_channels, channels, norm),
+            separable_conv(spatial_dims, channels, channels, norm),
         )
 
 
@@ -49,7 +50,8 @@ class MismatchCorrection(nn.Sequential):
 
     def __init__(self, spatial_dims: int, channels: int, norm: Norm) -> None:
         super().__init__(
-            separable_conv(spatial_dims, channels, channels, norm), separable_conv(spatial_dims, channels, channels, norm)
+            separable_conv(spatial_dims, channels, channels, norm),
+            separable_conv(spatial_dims, channels, channels, norm),
         )
 
 
@@ -61,7 +63,13 @@ class SemanticHead(nn.Module):
     """
 
     def __init__(
-        self, spatial_dims: int, in_channels: int, out_channels: int, channels: int = 128, norm: Norm = "batch", plain: bool = False
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        out_channels: int,
+        channels: int = 128,
+        norm: Norm = "batch",
+        plain: bool = False,
     ) -> None:
         super().__init__()
         if plain:
@@ -84,5 +92,5 @@ class SemanticHead(nn.Module):
         weights = self.classify.weight.chunk(4, 1)
         conv = nn.functional.conv2d if y0.ndim == 4 else nn.functional.conv3d
         parts = zip((y0, y1, y2, y3), weights, (self.classify.bias, None, None, None), strict=True)
-        logits = sum(resize_to(conv(y, w, b), shape) for y, w, b in parts)
+        logits = torch.stack([resize_to(conv(y, w, b), shape) for y, w, b in parts]).sum(0)
         return resize_to(logits, image_shape)

@@ -22,7 +22,13 @@ KEYS = ("image", "semantic", "instances")
 MODES = ("bilinear", "nearest", "nearest")
 # MONAI's random transforms that a bundle's train.json may name; spatial ones act on labels too
 SPATIAL = {"RandFlipd", "RandRotate90d", "RandAffined"}
-INTENSITY = {"RandGaussianNoised", "RandGaussianSmoothd", "RandAdjustContrastd", "RandScaleIntensityd", "RandShiftIntensityd"}
+INTENSITY = {
+    "RandGaussianNoised",
+    "RandGaussianSmoothd",
+    "RandAdjustContrastd",
+    "RandScaleIntensityd",
+    "RandShiftIntensityd",
+}
 
 
 class StainJitterd(MapTransform, RandomizableTransform):
@@ -45,7 +51,9 @@ class StainJitterd(MapTransform, RandomizableTransform):
                 density = -torch.log(out[key].clamp(1 / 255, 1))
                 shape = (density.shape[0], *(1,) * (density.ndim - 1))
                 gain = torch.as_tensor(self.R.uniform(1 - self.strength, 1 + self.strength, shape), dtype=density.dtype)
-                shift = torch.as_tensor(self.R.uniform(-self.strength / 4, self.strength / 4, shape), dtype=density.dtype)
+                shift = torch.as_tensor(
+                    self.R.uniform(-self.strength / 4, self.strength / 4, shape), dtype=density.dtype
+                )
                 out[key] = torch.exp(-(density * gain + shift)).clamp(0, 1)
         return out
 
@@ -106,7 +114,10 @@ def build_augmentation(steps: Sequence[Mapping[str, Any]]) -> Compose:
         elif name in OWN:
             built.append(OWN[name]("image", **arguments))
         else:
-            raise ModelError("BUNDLE-UNSAFE", f"augmentation {name!r} is not allowed; allowed are {sorted(SPATIAL | INTENSITY | set(OWN))}")
+            raise ModelError(
+                "BUNDLE-UNSAFE",
+                f"augmentation {name!r} is not allowed; allowed are {sorted(SPATIAL | INTENSITY | set(OWN))}",
+            )
     return Compose(built)
 
 
@@ -141,7 +152,9 @@ def draw_patch(
         centre = rng.integers(half, np.maximum(high - half, half) + 1)
     # a patch larger than the image is centred on it; else it stays inside, but for a third that may hang over in 3D
     hang = size // 3 if len(size) == 3 else np.zeros(len(size), int)
-    start = np.clip(centre - size // 2, np.minimum(-hang, (high - size) // 2), np.maximum(high - size + hang, (high - size) // 2))
+    start = np.clip(
+        centre - size // 2, np.minimum(-hang, (high - size) // 2), np.maximum(high - size + hang, (high - size) // 2)
+    )
     cut = crop_case(case, start, size)
     data = {
         "image": torch.from_numpy(cut.image),

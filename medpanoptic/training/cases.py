@@ -40,7 +40,7 @@ def prepare(annotated: AnnotatedVolume, steps: Steps, classes: ClassTable) -> Ca
     if not set(annotated.code_names.values()) & set(channel_of):
         raise DataError(
             "DATA-CLASSES",
-            f"the data's classes {sorted(annotated.code_names.values())} and the bundle's {sorted(channel_of)} share no name",
+            f"the data's {sorted(annotated.code_names.values())} and the bundle's {sorted(channel_of)} share no name",
         )
     image = volume_to_metatensor(annotated.volume)
     truth = {"codes": annotated.codes, "ids": annotated.instances}

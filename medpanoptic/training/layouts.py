@@ -65,7 +65,7 @@ def read_layout(
     else:
         raise DataError(
             "DATA-LAYOUT",
-            f"{folder.name}: found no index.csv, no nnU-Net dataset.json and no COCO panoptic JSON; see docs/training.md",
+            f"{folder.name}: no index.csv, no nnU-Net dataset.json and no COCO panoptic JSON; see docs/training.md",
         )
     yield from cases
 
@@ -92,7 +92,9 @@ def _read_own(
             else:
                 volume, truth, instances = _own_volume(where, name, channels)
         except FileNotFoundError as error:
-            raise DataError("DATA-MISSING", f"case {name}: {Path(str(error.filename)).name} is in the index but not on disk") from None
+            raise DataError(
+                "DATA-MISSING", f"case {name}: {Path(str(error.filename)).name} is in the index but not on disk"
+            ) from None
         yield AnnotatedVolume(name, row["split"], row.get("kind", ""), volume, truth, instances, codes)
 
 
@@ -131,7 +133,8 @@ def _read_nnunet(folder: Path, channels: Sequence[ChannelSpec], splits: Sequence
             continue
         order = {str(v).lower(): int(k) for k, v in description["channel_names"].items()}
         files = {
-            c.name: folder / "imagesTr" / f"{name}_{order.get(c.name.lower(), i):04d}{ending}" for i, c in enumerate(channels)
+            c.name: folder / "imagesTr" / f"{name}_{order.get(c.name.lower(), i):04d}{ending}"
+            for i, c in enumerate(channels)
         }
         volume = read_study({k: p for k, p in files.items() if p.is_file()}, channels)
         codes = read_volume(path).array[0].astype(np.int32)
@@ -154,7 +157,9 @@ def _components_per_code(codes: NDArray[np.int32]) -> NDArray[np.int32]:
     """Number the connected pieces (all neighbours) of each code > 0; stuff codes are numbered too and ignored later."""
     import cc3d
 
-    labels: NDArray[np.int32] = cc3d.connected_components(codes, connectivity=26 if codes.ndim == 3 else 8).astype(np.int32)
+    labels: NDArray[np.int32] = cc3d.connected_components(codes, connectivity=26 if codes.ndim == 3 else 8).astype(
+        np.int32
+    )
     return labels
 
 

@@ -62,7 +62,7 @@ def train(
 
 
 def load_cases(bundle: Bundle, config: Mapping[str, Any], data: Path) -> tuple[list[Case], list[Case]]:
-    """Return the train and validation cases on the network's grid. Raises DataError (DATA-EMPTY) without train cases."""
+    """Return train and validation cases on the network's grid. Raises DataError (DATA-EMPTY) without train cases."""
     codes = {int(k): v for k, v in config.get("codes", {}).items()}
     parts: dict[str, list[Case]] = {"train": [], "val": []}
     for annotated in read_layout(data, bundle.channels, codes):
@@ -104,7 +104,7 @@ def _run(
     if config.get("imagenet", False):
         _start_from_imagenet(network)
     layout = torch.channels_last if network_dims(bundle) == 2 else torch.contiguous_format
-    network.to(device=device, memory_format=layout)
+    network.to(device).to(memory_format=layout)  # type: ignore[call-overload]
     average = copy.deepcopy(network).eval()
     optimizer = torch.optim.AdamW(network.parameters(), lr=config["learning_rate"], weight_decay=config["weight_decay"])
     state = _resume(run, network, average, optimizer, device)
@@ -115,7 +115,9 @@ def _run(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, config["steps"], config["learning_rate"], config["warm_up"])
         drawn = [
-            draw_patch(cases, config["patch"], config["sampling"], augmentation, (config["seed"], step, i), config["margin"])
+            draw_patch(
+                cases, config["patch"], config["sampling"], augmentation, (config["seed"], step, i), config["margin"]
+            )
             for i in range(config["batch_size"])
         ]
         image, targets = to_batch([p for p, _ in drawn], [labels for _, labels in drawn])
@@ -136,7 +138,9 @@ def _run(
             part = held_out if last else held_out[:: max(1, len(held_out) // config["validate_cases"])]
             scores = validate(average, part, bundle, device)
             cpu = time.process_time() - started
-            _log_row(run / "log.csv", {"step": step + 1, "cpu_seconds": round(cpu), "cases": len(part)} | scores | running)
+            _log_row(
+                run / "log.csv", {"step": step + 1, "cpu_seconds": round(cpu), "cases": len(part)} | scores | running
+            )
             state = {"step": step + 1, "cpu_seconds": cpu}
             _save(run, network, average, optimizer, state)
             _export(bundle, average, config, run)

@@ -45,7 +45,11 @@ def validate(
         overlap += 2 * int((predicted & (case.instances > 0)).sum())
         total += int(predicted.sum()) + int((case.instances > 0).sum())
     scores = {f"pq_{c.name}": pooled([q[k + 1] for q in per_class]).pq for k, c in enumerate(classes)}
-    summary = {"pq_binary": pooled(binary).pq, "pq_binary_image": mean_pq(binary), "dice_things": overlap / max(1, total)}
+    summary = {
+        "pq_binary": pooled(binary).pq,
+        "pq_binary_image": mean_pq(binary),
+        "dice_things": overlap / max(1, total),
+    }
     return summary | scores
 
 
