@@ -61,6 +61,9 @@ class BoxBranch(nn.Module):
         self.second = nn.Linear(hidden, hidden)
         self.classes = nn.Linear(hidden, classes + 1)
         self.codes = nn.Linear(hidden, 2 * spatial_dims)
+        for layer in (self.first, self.second):  # the default's smaller gain halves the signal twice
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
         nn.init.normal_(self.classes.weight, std=0.01)
         nn.init.normal_(self.codes.weight, std=0.001)
         nn.init.zeros_(self.codes.bias)
@@ -84,6 +87,7 @@ class MaskBranch(nn.Module):
         self.convs = nn.Sequential(*(separable_conv(spatial_dims, in_channels, in_channels, norm) for _ in range(4)))
         self.up = conv(in_channels, in_channels * 2**spatial_dims, 1)
         self.masks = conv(in_channels, classes, 1)
+        nn.init.kaiming_normal_(self.up.weight, nonlinearity="relu")
 
     def forward(self, rois: Tensor, classes: Tensor) -> Tensor:
         """Return (N, *2 size) float32 mask logits of each roi's own class (N,), of (N, C, *size) rois."""
