@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
 import tomllib
 import zipfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,27 @@ def test_every_dependency_is_pinned_within_its_range() -> None:
         assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), requirement
     # a local tag would tie everybody to one build of torch
     assert not [version for version in pinned.values() if "+" in version]
+
+
+def third_party_imports(folder: Path) -> set[str]:
+    nodes = [node for path in folder.rglob("*.py") for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+    own = {"medpanoptic", "napari_medpanoptic"}
+    return {name.split(".")[0] for name in names} - sys.stdlib_module_names - own
+
+
+@pytest.mark.parametrize(
+    ("folder", "extras"), [("medpanoptic", ("viewer", "train")), ("napari_plugin/napari_medpanoptic", ("viewer",))]
+)
+def test_everything_imported_is_declared(folder: str, extras: tuple[str, ...]) -> None:
+    lines = PROJECT["dependencies"] + [line for extra in extras for line in PROJECT["optional-dependencies"][extra]]
+    declared = {canonicalize_name(Requirement(line).name) for line in lines}
+    distributions = packages_distributions()
+    # napari brings these two with it and names them in its own guides for plugins
+    allowed = {"qtpy", "magicgui"} if "plugin" in folder else set()
+    for module in third_party_imports(ROOT / folder) - allowed:
+        assert {canonicalize_name(d) for d in distributions.get(module, [module])} & declared, module
 
 
 def test_versions_agree() -> None:
