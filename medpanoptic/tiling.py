@@ -177,7 +177,7 @@ def _run(
     source, device = x.device, torch.device(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=amp):
         x = x.to(device)
-        if device.type == "cuda" and x.ndim == 4:
+        if x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
         out = network(x)
         logits = out.semantic_logits.float()
