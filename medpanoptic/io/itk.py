@@ -73,7 +73,6 @@ def _check_data_file(path: Path) -> None:
     target = found.group(1).strip() if found else "LOCAL"
     if target.upper() == "LOCAL":
         return
-    inside = (path.parent / target).resolve()
-    plain = re.fullmatch(r"[^/\\%]+", target) and not target.upper().startswith("LIST")
-    if not plain or inside.parent != path.parent.resolve():
+    plain = re.fullmatch(r"[^/\\%\x00-\x1f]+", target) and not target.upper().startswith("LIST")
+    if not plain or (path.parent / target).resolve().parent != path.parent.resolve():
         raise ReadError("ITK-EXTERNAL", f"{path.name}: its pixels lie in other files or folders; save it as one file")

@@ -57,7 +57,9 @@ def read_tiff(path: Path) -> Pixels:
             alpha = "S" in series.axes and bool(_ALPHA_SAMPLES & {int(e) for e in page.extrasamples})
             pixels = Pixels(array, _size(file, array.ndim - 1), _notes(file), alpha)
             palette = int(page.photometric) == _PALETTE
-    except (tifffile.TiffFileError, OSError, IndexError, KeyError, TypeError, Image.DecompressionBombError):
+    except ReadError:
+        raise
+    except Exception:  # on damaged tags tifffile fails with anything, from ZeroDivisionError to AssertionError
         raise ReadError("IMAGE-UNREADABLE", f"{path.name}: not a readable TIFF, damaged or truncated") from None
     if palette or array.dtype.kind not in "iuf" or array.dtype.itemsize > 4:
         raise ReadError("IMAGE-COLOR", f"{path.name}: palette or {array.dtype} pixels are not a gray or RGB image")

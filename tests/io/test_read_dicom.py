@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
+import zlib
 
 import numpy as np
 import pytest
 from builders import PATIENT_NAME, axial_affine, phantom, write_enhanced, write_series
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydicom import dcmread
-from pydicom.uid import RLELossless, SecondaryCaptureImageStorage, UltrasoundImageStorage
+from pydicom.encaps import encapsulate, generate_frames
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    RLELossless,
+    SecondaryCaptureImageStorage,
+    UltrasoundImageStorage,
+)
 
 from medpanoptic.errors import GeometryError, ReadError, SelectionError
 from medpanoptic.io.read import find_series, read_volume
@@ -299,3 +308,73 @@ def test_no_patient_data_in_errors_warnings_reports_or_logs(tmp_path, caplog, re
     assert "Secret" not in said
     uids = [dcmread(path).SeriesInstanceUID for path in tmp_path.glob("*0.dcm")]
     assert not any(uid in said for uid in uids)
+
+
+def test_slices_of_two_patients_are_refused(tmp_path):
+    write_series(tmp_path, phantom(), axial_affine(), edit=_set(PatientID="ID-4712"))
+    with pytest.raises(GeometryError) as caught:
+        read_volume(tmp_path)
+    assert caught.value.code == "MIX-STUDY"
+
+
+def test_colour_captures_inside_a_series_are_skipped(tmp_path):
+    def colour(index, dataset):
+        dataset.PhotometricInterpretation, dataset.SamplesPerPixel = "RGB", 3
+
+    write_series(tmp_path / "a", phantom(), axial_affine())
+    write_series(tmp_path / "b", phantom()[:1], axial_affine(), edit=colour)
+    volume = read_volume(tmp_path)
+    assert volume.shape == (5, 6, 7)
+    assert "in colour" in volume.notes[0]
+
+
+def test_more_pixels_than_frames_are_not_dropped_in_silence(tmp_path):
+    two = phantom((2, 6, 7)).tobytes()
+    write_series(tmp_path, phantom(), axial_affine(), edit=_set(PixelData=two))
+    with pytest.raises(ReadError) as caught:
+        read_volume(tmp_path)
+    assert caught.value.code == "PIXELS-UNREADABLE"
+
+
+def test_jpeg_stream_that_is_cut_off_is_refused(tmp_path, shared_data):
+    # decoders of JPEG and JPEG-LS fill the rest with made-up values and raise nothing
+    for syntax in ("jpeg", "jpegls"):
+        for path in shared_data(f"data/dicom/mr_compressed_{syntax}").iterdir():
+            dataset = dcmread(path)
+            stream = next(generate_frames(dataset.PixelData, number_of_frames=1))
+            dataset.PixelData = encapsulate([stream[: len(stream) // 4 * 2]])
+            dataset.save_as(tmp_path / path.name)
+        with pytest.raises(ReadError) as caught:
+            read_volume(tmp_path)
+        assert caught.value.code == "PIXELS-UNREADABLE"
+
+
+def test_deflate_bomb_is_not_unpacked(tmp_path):
+    write_series(tmp_path, phantom()[:1], axial_affine())
+    path = tmp_path / "one_000.dcm"
+    dataset = dcmread(path)
+    dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    dataset.save_as(path)
+    whole = path.read_bytes()
+    start = 144 + int.from_bytes(whole[140:144], "little")
+    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    packed = b"".join(packer.compress(b"\0" * 2**20) for _ in range(200)) + packer.flush()
+    assert read_volume(tmp_path).shape == (1, 6, 7)
+    path.write_bytes(whole[:start] + packed)
+    assert "unpacks to more than the limit" in find_series(tmp_path).skipped[0].reason
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_any_damage_is_an_error_of_ours_or_a_volume(tmp_path_factory, data):
+    folder = write_series(tmp_path_factory.mktemp("ct"), phantom((3, 6, 7)), axial_affine())
+    path = folder / "one_001.dcm"
+    raw = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(raw[: data.draw(st.sampled_from([len(raw), 1000, 600, 200]))])
+    try:
+        said = repr(read_volume(folder).notes)
+    except ReadError as error:
+        said = str(error)
+    assert "Secret" not in said + repr(find_series(folder))
