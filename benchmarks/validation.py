@@ -1,0 +1,183 @@
+"""Print the validation figures of the shipped models and of the arms beside them.
+
+    python benchmarks/validation.py [--data ../shared/data] [--only nuclei] [--limit N] [-o FOLDER]
+
+Every validation case goes through ``Segmenter``, the files and ``evaluate``, as a user's would. For ``sarcoma_petct``
+also: the crop moved so that the tumour lies a quarter of the field off-centre, CT alone, no MR, and crops without a
+tumour. Nothing here reads a test part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from medpanoptic import Segmenter, Volume, evaluate, read_study, read_volume, write_result
+
+ROOT = Path(__file__).resolve().parent.parent
+ARMS = ROOT / "benchmarks" / "bundles"
+# bundle folder or name, data folder
+MODELS = {
+    "nuclei": "nuclei",
+    ARMS / "nuclei_efficientps": "nuclei",
+    ARMS / "nuclei_fcn_mask_rcnn": "nuclei",
+    "nuclei_he": "consep",
+    "sarcoma_petct": "radiology/sts",
+    ARMS / "sarcoma_efficientps": "radiology/sts",
+}
+CHANNELS = ("ct", "pet", "mr")
+
+
+def val_ids(data: Path) -> list[str]:
+    index = data / "index.csv" if (data / "index.csv").is_file() else data.parent / "index.csv"
+    with open(index, newline="", encoding="utf-8") as f:
+        rows = [r for r in csv.DictReader(f) if r["split"] == "val"]
+    return sorted(r["id"] for r in rows if r.get("folder", data.name) == data.name)
+
+
+def case_input(data: Path, case: str) -> Path | Mapping[str, Path]:
+    image = data / "images" / f"{case}.png"
+    return image if image.is_file() else {c: data / f"{case}_{c}.nii.gz" for c in CHANNELS}
+
+
+def print_table(segmenter: Segmenter, data: Path, cases: list[str], output: Path) -> None:
+    started, pixels = time.perf_counter(), 0
+    for case in cases:
+        result = segmenter(case_input(data, case))
+        pixels += result.ids.size
+        write_result(result, output / case, formats=())
+    seconds = time.perf_counter() - started
+    table = evaluate(output, data, output / "scores.csv")
+    print(f"\n{len(cases)} validation cases, {pixels / seconds / 1e6:.2f} Mpx (Mvoxel) a second, files included")
+    print(table.round(3).to_string(index=False))
+
+
+def tumour_dice(result_ids: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
+    total = int(result_ids.sum() + truth.sum())
+    return 2 * int((result_ids & truth).sum()) / total if total else 1.0
+
+
+def tumours(segmenter: Segmenter, volume: Volume) -> NDArray[np.bool_]:
+    result = segmenter(volume)
+    return np.isin(result.ids, [s.id for s in result.things])
+
+
+def crop(volume: Volume, low: NDArray[np.int_], high: NDArray[np.int_]) -> Volume:
+    where = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    affine = volume.affine.copy()
+    affine[:3, 3] += volume.affine[:3, :3] @ low
+    return replace(volume, array=volume.array[(slice(None), *where)], affine=affine)
+
+
+def off_centre(truth: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.int_], NDArray[np.int_]]]:
+    """Crops along rows and columns, each way, that put the tumour's centre at a quarter of the field's edge length."""
+    centre = np.argwhere(truth).mean(0)
+    for axis in (1, 2):
+        size = truth.shape[axis]
+        for low_side in (True, False):
+            low, high = np.zeros(3, int), np.array(truth.shape)
+            c = centre[axis] if low_side else size - 1 - centre[axis]
+            cut = max(0, round((c - 0.25 * size) / 0.75))
+            low[axis], high[axis] = (cut, size) if low_side else (0, size - cut)
+            yield low, high
+
+
+def moved(
+    volume: Volume, truth: NDArray[np.bool_], axis: int, by: int, air: tuple[float, ...]
+) -> tuple[Volume, NDArray]:
+    """Slide the field over a volume: what leaves is lost, what enters is air."""
+    array = np.empty_like(volume.array)
+    array[:] = np.array(air, array.dtype).reshape(-1, 1, 1, 1)
+    shifted = np.zeros_like(truth)
+    source, target = [slice(None)] * 3, [slice(None)] * 3
+    source[axis] = slice(max(0, by), truth.shape[axis] + min(0, by))
+    target[axis] = slice(max(0, -by), truth.shape[axis] - max(0, by))
+    array[(slice(None), *target)] = volume.array[(slice(None), *source)]
+    shifted[tuple(target)] = truth[tuple(source)]
+    return replace(volume, array=array), shifted
+
+
+def beside(truth: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.int_], NDArray[np.int_]]]:
+    """The slabs of the volume that hold no tumour, at least 12 voxels thick."""
+    pixels = np.argwhere(truth)
+    for axis in range(3):
+        low, high = np.zeros(3, int), np.array(truth.shape)
+        before, after = high.copy(), low.copy()
+        before[axis], after[axis] = pixels[:, axis].min(), pixels[:, axis].max() + 1
+        yield from ((a, b) for a, b in ((low, before), (after, high)) if b[axis] - a[axis] >= 12)
+
+
+def print_robustness(segmenter: Segmenter, data: Path, cases: list[str]) -> None:
+    """Tumour Dice as given, moved, and with fewer channels; false tumours per crop without one."""
+    dice: dict[str, list[float]] = {
+        "as given": [],
+        "no MR": [],
+        "tumour off-centre, cropped": [],
+        "field moved, air enters": [],
+    }
+    false_tumours: list[int] = []
+    for case in cases:
+        volume = read_study(case_input(data, case), segmenter.bundle.channels)
+        truth = read_volume(data / f"{case}_inst.nii.gz").array[0] > 0
+        dice["as given"].append(tumour_dice(tumours(segmenter, volume), truth))
+        no_mr = {c: p for c, p in dict(case_input(data, case)).items() if c != "mr"}  # type: ignore[call-overload]
+        dice["no MR"].append(tumour_dice(tumours(segmenter, read_study(no_mr, segmenter.bundle.channels)), truth))
+        for low, high in off_centre(truth):
+            where = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+            dice["tumour off-centre, cropped"].append(
+                tumour_dice(tumours(segmenter, crop(volume, low, high)), truth[where])
+            )
+        for axis in (1, 2):
+            for sign in (1, -1):
+                shifted, where_truth = moved(volume, truth, axis, sign * truth.shape[axis] // 4, (-1000, 0, 0))
+                dice["field moved, air enters"].append(tumour_dice(tumours(segmenter, shifted), where_truth))
+        for low, high in beside(truth):
+            found = segmenter(crop(volume, low, high))
+            false_tumours.append(len(found.things))
+    print("\ntumour Dice, mean over cases (and, moved, over four directions)")
+    for name, values in dice.items():
+        print(f"  {name:28s} {np.mean(values):.3f}   n = {len(values)}, lowest {np.min(values):.3f}")
+    print(f"  false tumours per tumour-free crop {np.mean(false_tumours):.2f}   n = {len(false_tumours)}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
+    parser.add_argument("--only", help="one model, by its folder's name")
+    parser.add_argument("--model", type=Path, help="a bundle folder to score in place of that model")
+    parser.add_argument("--limit", type=int, help="first N cases")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("-o", "--output", type=Path, help="keep the result folders here")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    warnings.simplefilter("ignore")
+    for model, data in MODELS.items():
+        name = Path(model).name
+        if args.only not in (None, name):
+            continue
+        segmenter = Segmenter.load(args.model or model, "cpu")
+        parameters = sum(p.numel() for p in segmenter.network.parameters())
+        print(
+            f"\n== {name}   {parameters / 1e6:.2f} M parameters, weights {segmenter.bundle.weights_sha256[:12]}",
+            flush=True,
+        )
+        folder = args.data / data
+        cases = val_ids(folder)[: args.limit]
+        with tempfile.TemporaryDirectory() as scratch:
+            print_table(segmenter, folder, cases, (args.output or Path(scratch)) / name)
+        if data == "radiology/sts":
+            print_robustness(segmenter, folder, cases)
+
+
+if __name__ == "__main__":
+    main()
