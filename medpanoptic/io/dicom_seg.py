@@ -26,6 +26,7 @@ _MAX_SEGMENTS = 65535  # Segment Number is an unsigned short
 _ALGORITHM_TYPE = {"predicted": "AUTOMATIC", "edited": "SEMIAUTOMATIC", "added": "MANUAL"}
 _PLACE_TOLERANCE = 0.1  # voxels between a slice's own position and the result's grid
 # attributes that must be in a SEG, if only empty, and that old or anonymised sources may lack
+_NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 _TYPE_2 = (
     "PatientID",
     "PatientBirthDate",
@@ -47,8 +48,8 @@ def write_dicom_seg(result: PanopticResult, folder: Path, volume: Volume | None 
     says that it was looked for and not found. Raises WriteError: FORMAT-NEEDS-DICOM, SEG-SOURCE (the source lacks what
     a SEG needs), SEG-GEOMETRY (the result is not on the source's slices), SEG-TOO-MANY.
     """
-    source = result.source if result.source.series_uid or volume is None else volume.source
-    if not (source.series_uid and source.paths):
+    source = result.source if result.source.sop_uids or volume is None else volume.source
+    if not (source.sop_uids and source.paths):
         raise WriteError("FORMAT-NEEDS-DICOM", "dicom-seg needs the DICOM slices that the result was made from")
     if len(result.segments) > _MAX_SEGMENTS:
         raise WriteError(
@@ -81,15 +82,34 @@ def _read_header(path: Path) -> Dataset:
     try:
         header = pydicom.dcmread(path, stop_before_pixels=True)
     except (OSError, pydicom.errors.InvalidDicomError) as error:
-        raise WriteError(
-            "FORMAT-NEEDS-DICOM", f"source slice {path.name} cannot be read ({type(error).__name__})"
-        ) from None
+        raise WriteError("FORMAT-NEEDS-DICOM", f"a source slice cannot be read ({type(error).__name__})") from None
+    missing = [keyword for keyword in _NEEDED if not header.get(keyword)]
+    if missing:
+        raise WriteError("SEG-SOURCE", f"a source slice lacks {', '.join(missing)}, which a DICOM SEG must name")
     for keyword in _TYPE_2:
-        if keyword not in header:
+        if keyword not in header or not _is_valid(header, keyword):
             setattr(header, keyword, "")
+    if not header.get("FrameOfReferenceUID"):
+        # a SEG must have one; without one in the source, viewers go by the referenced slices
+        header.FrameOfReferenceUID = uid_from("frame-of-reference", header.SeriesInstanceUID)
     # a wrong value here would be copied into the SEG and make it unreadable; highdicom takes it from positions then
     header.pop("SpacingBetweenSlices", None)
     return header
+
+
+def _is_valid(header: Dataset, keyword: str) -> bool:
+    """Tell whether a value may be copied; identifiers are copied as they are, since others look them up."""
+    from pydicom import config
+    from pydicom.valuerep import validate_value
+
+    if keyword in ("PatientID", "AccessionNumber"):
+        return True
+    element = header[keyword]
+    try:
+        validate_value(element.VR, str(element.value), config.RAISE)
+    except ValueError:
+        return False
+    return True
 
 
 def _frame_places(headers: Sequence[Dataset]) -> tuple[NDArray[np.float64], list[list[float]]]:
@@ -127,12 +147,16 @@ def _slice_of_frame(headers: Sequence[Dataset], result: PanopticResult) -> NDArr
     return order
 
 
-def _normalise(headers: Sequence[Dataset]) -> None:
-    """Give all headers the geometry of the first where they differ by noise, and move per-frame geometry to shared."""
+def _normalise(headers: Sequence[Dataset], slice_step: float) -> None:
+    """Give all headers the geometry of the first where they differ by noise, and move per-frame geometry to shared.
+
+    slice_step : mm, stands in for a slice thickness that the source lacks.
+    """
     first = headers[0]
     if "PerFrameFunctionalGroupsSequence" not in first:
         for header in headers:
             header.ImageOrientationPatient = first.ImageOrientationPatient
+            header.SliceThickness = first.get("SliceThickness") or f"{slice_step:.6g}"
         return
     shared, frame = first.SharedFunctionalGroupsSequence[0], first.PerFrameFunctionalGroupsSequence[0]
     for keyword in ("PlaneOrientationSequence", "PixelMeasuresSequence"):
@@ -150,7 +174,7 @@ def make_segmentation(
     """Build the object from source headers (changed in place) and the slice of each frame."""
     import highdicom as hd
 
-    _normalise(headers)
+    _normalise(headers, float(np.linalg.norm(result.affine[:3, 0])))
     identity = (source.series_uid, result_digest(result))
     made = _moment(result, headers[0])
     patient = {k: headers[0].get(k) for k in ("PatientName", "PatientSex")}
@@ -171,6 +195,7 @@ def make_segmentation(
         content_label="PANOPTIC",
         content_description=f"Panoptic segmentation, {NOTE}",
         series_description=f"{NAME} {result.provenance.bundle} ({NOTE})".replace("  ", " "),
+        specific_character_set="ISO_IR 192",
         content_date=made.date(),
         content_time=made.time(),
         **_pixels_and_segments(result, headers, order, identity[1]),

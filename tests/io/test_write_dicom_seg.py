@@ -301,10 +301,33 @@ def test_errors_hold_no_tag_value(tmp_path):
         data = pydicom.dcmread(path)
         del data.StudyInstanceUID
         data.save_as(path)
+    with pytest.raises(WriteError, match=r"SEG-SOURCE.*StudyInstanceUID"):
+        write_result(result_on(GRIDS["axial"], source), tmp_path / "out", formats=("dicom-seg",))
+    for path in source.paths:
+        data = pydicom.dcmread(path)
+        data.StudyInstanceUID = "1.2.3"
+        del data.PixelSpacing, data.Rows
+        data.save_as(path)
     with pytest.raises(WriteError, match="SEG-SOURCE") as caught:
         write_result(result_on(GRIDS["axial"], source), tmp_path / "out", formats=("dicom-seg",))
     assert "Secret" not in str(caught.value)
     assert caught.value.__cause__ is None
+
+
+def test_a_source_that_lacks_or_garbles_what_can_be_spared_is_fine(tmp_path):
+    source = write_series(tmp_path / "in", GRIDS["axial"])
+    for path in source.paths:
+        data = pydicom.dcmread(path)
+        del data.FrameOfReferenceUID, data.SliceThickness
+        data.SpecificCharacterSet = ["", "ISO 2022 IR 87"]
+        data.PatientName = "Yamada^Tarou=山田^太郎"
+        data.add_new("StudyID", "SH", "longer than sixteen characters")
+        data.save_as(path)
+    seg = write_result(result_on(GRIDS["axial"], source), tmp_path / "out", formats=("dicom-seg",))["dicom-seg"][0]
+    stored = pydicom.dcmread(seg)
+    assert stored.PatientName.ideographic == "山田^太郎"
+    assert stored.FrameOfReferenceUID.startswith("2.25.")
+    assert stored.StudyID in ("", None)
 
 
 def test_odd_patient_values_and_missing_dates_do_not_stop_it(tmp_path, caplog):
