@@ -106,6 +106,6 @@ def _complete_syntax(dataset: Dataset) -> None:
     """Name the transfer syntax of files without a meta header: pydicom has found out how they are encoded."""
     if getattr(dataset, "file_meta", None) is None:
         dataset.file_meta = FileMetaDataset()
-    if "TransferSyntaxUID" not in dataset.file_meta:
+    if not dataset.file_meta.get("TransferSyntaxUID"):
         implicit = dataset.original_encoding[0]
         dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian

@@ -34,7 +34,8 @@ _TAGS = [
     "FrameOfReferenceUID", "PatientID",
     "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness",
     "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored",
-    "PixelRepresentation", "RescaleSlope", "RescaleIntercept", "PixelPaddingValue", "PixelPaddingRangeLimit",
+    "PixelRepresentation", "RescaleSlope", "RescaleIntercept", "RescaleType",
+    "PixelPaddingValue", "PixelPaddingRangeLimit",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
     "Units", "SUVType", "PatientWeight", "DecayCorrection", "CorrectedImage", "SeriesDate", "SeriesTime",
     "AcquisitionDate", "AcquisitionTime", "AcquisitionDateTime", "RadiopharmaceuticalInformationSequence",
@@ -79,8 +80,9 @@ class Instance:
     bits_stored: int
     signed: bool
     photometric: str
-    syntax: str
+    syntax: UID
     file_bytes: int
+    rescale_type: str
     padding: tuple[int, int] | None
     frame_count: int
     frames: tuple[Frame, ...]
@@ -170,8 +172,9 @@ def _instance(dataset: Dataset, path: Path, name: str, modality: str) -> Instanc
         bits_stored=int(dataset.get("BitsStored") or bits),
         signed=int(dataset.get("PixelRepresentation") or 0) == 1,
         photometric=_text(dataset, "PhotometricInterpretation"),
-        syntax=str(dataset.file_meta.TransferSyntaxUID),
+        syntax=dataset.file_meta.TransferSyntaxUID,
         file_bytes=path.stat().st_size,
+        rescale_type=_rescale_type(dataset),
         padding=_padding(dataset),
         frame_count=int(dataset.get("NumberOfFrames") or 1),
         frames=_frames(dataset),
@@ -221,6 +224,16 @@ def _frame(index: int, places: list[Dataset]) -> Frame:
         number("RescaleSlope"),
         number("RescaleIntercept"),
     )
+
+
+def _rescale_type(dataset: Dataset) -> str:
+    """Return what rescaled values mean, "" if not said. Source: DICOM PS3.3 C.11.1.1.2, C.7.6.16.2.9"""
+    groups = [
+        *(dataset.get("SharedFunctionalGroupsSequence") or []),
+        *(dataset.get("PerFrameFunctionalGroupsSequence") or []),
+    ]
+    items = [item for group in groups for item in group.get("PixelValueTransformationSequence") or []]
+    return next((word for place in [dataset, *items] if (word := _text(place, "RescaleType").upper())), "")
 
 
 def _padding(dataset: Dataset) -> tuple[int, int] | None:

@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
-from pydicom.uid import UID
 
 from medpanoptic.errors import ReadError
 from medpanoptic.io.dicom_files import quiet_pydicom, read_dataset
@@ -45,7 +44,7 @@ def decode_frames(instance: Instance) -> NDArray:
 
 def _check_length(dataset: Dataset, instance: Instance) -> None:
     """Refuse uncompressed pixel data with more frames than the header says: the rest would be dropped in silence."""
-    if UID(instance.syntax).is_encapsulated:
+    if instance.syntax.is_encapsulated:
         return
     frame = instance.rows * instance.columns * instance.bits_allocated // 8
     if len(dataset.PixelData) >= frame * (instance.frame_count + 1):

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydicom.pixels import get_decoder
-from pydicom.uid import UID
 
 from medpanoptic.errors import GeometryError, ReadError, SelectionError
 from medpanoptic.io.dicom_files import walk_files
 from medpanoptic.io.dicom_header import Frame, Instance, SkippedFile, read_header, series_handle
 from medpanoptic.io.limits import check_size
+
+# "US" (unspecified) and nothing mean HU in CT. Source: DICOM PS3.3 C.8.2.1
+_HOUNSFIELD = {"", "HU", "HU_MOD", "US", "UNSPECIFIED"}
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ def check_headers(series: DicomSeries) -> None:
     """Check by headers alone that the files can make one volume.
 
     Raises ReadError: READ-TOO-LARGE, DICOM-DAMAGED, NOT-GRAY, TRANSFER-SYNTAX, PIXELS-TRUNCATED, NO-RESCALE,
-    RESCALE-SLOPE. GeometryError: MIX-STUDY, MIX-FRAME, MIX-MODALITY, MIX-SIZE, GEO-POSITION.
+    RESCALE-SLOPE, CT-UNIT. GeometryError: MIX-STUDY, MIX-FRAME, MIX-MODALITY, MIX-SIZE, GEO-POSITION.
     """
     label, instances = series.label, series.instances
     count = sum(i.frame_count for i in instances)
@@ -155,7 +157,7 @@ def _check_instance(instance: Instance, label: str) -> None:
         raise GeometryError("GEO-POSITION", f"{where}: not a position for each of its {instance.frame_count} frames")
     if not instance.photometric.startswith("MONOCHROME"):
         raise ReadError("NOT-GRAY", f"{where}: not a gray image (colour or palette); a volume needs MONOCHROME1 or 2")
-    syntax = UID(instance.syntax)
+    syntax = instance.syntax
     try:
         get_decoder(syntax)
     except NotImplementedError:
@@ -163,6 +165,8 @@ def _check_instance(instance: Instance, label: str) -> None:
     stored = instance.rows * instance.columns * instance.frame_count * instance.bits_allocated // 8
     if not (syntax.is_compressed or syntax.is_deflated) and instance.file_bytes < stored:
         raise ReadError("PIXELS-TRUNCATED", f"{where}: pixel data is missing or truncated; copy the file again")
+    if instance.modality == "CT" and instance.rescale_type not in _HOUNSFIELD:
+        raise ReadError("CT-UNIT", f"{where}: RescaleType says that values are not Hounsfield units (a material map?)")
     for frame in instance.frames:
         _check_rescale(instance, frame, where)
 

@@ -55,6 +55,7 @@ REFUSED = {
     "GEO-TILT": lambda i, d: _shift(i, d, 1, 4.0 * i),
     "NO-RESCALE": _set(RescaleIntercept=None),
     "RESCALE-SLOPE": _set(RescaleSlope=0),
+    "CT-UNIT": _set(RescaleType="MGML"),
     "PIXELS-TRUNCATED": _set(PixelData=b"\0\0"),
     "NOT-GRAY": _set(PhotometricInterpretation=None),
 }
@@ -364,6 +365,7 @@ def test_deflate_bomb_is_not_unpacked(tmp_path):
     assert "unpacks to more than the limit" in find_series(tmp_path).skipped[0].reason
 
 
+@pytest.mark.filterwarnings("error")
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_any_damage_is_an_error_of_ours_or_a_volume(tmp_path_factory, data):
