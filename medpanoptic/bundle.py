@@ -55,8 +55,8 @@ class Bundle:
     window, overlap : of ``tiling.predict_image``, in voxels of the network's grid and parts of the window.
     fusion : arguments of ``fusion.fuse``, but ``min_stuff_mm``, ``min_thing_mm`` in mm2 (2D) or mm3 (3D).
     limits : what the model was trained on; outside it warns. ``field_of_view_mm``, ``spacing_mm``: [low, high] or one
-        such pair per spatial axis; ``intensity``: one [low, high] per channel of the image, holding its 0.1th to
-        99.9th percentile.
+        such pair per spatial axis; ``intensity``: [low, high] or one such pair per channel of the image, between
+        which its 0.1th and 99.9th percentile lie.
     network_def : ``_target_`` and arguments of a function of ``networks.build``.
     weights_sha256 : of models/model.safetensors.
     """
@@ -237,9 +237,26 @@ def _check_values(bundle: Bundle) -> None:
         raise ValueError(f"out_channels {bundle.network_def['out_channels']} but {len(bundle.classes)} classes")
     if list(bundle.network_def["thing_channels"]) != things:
         raise ValueError(f"thing_channels {bundle.network_def['thing_channels']} but the thing classes are {things}")
-    known = {"method", "score_threshold", "overlap_threshold", "min_stuff_mm", "min_thing_mm"}
-    if set(bundle.fusion) - known or set(bundle.limits) - {"field_of_view_mm", "spacing_mm", "intensity"}:
-        raise ValueError(f"unknown entries in fusion {sorted(bundle.fusion)} or limits {sorted(bundle.limits)}")
+    numbers = {k: v for k, v in bundle.fusion.items() if k != "method"}
+    known = {"score_threshold", "overlap_threshold", "min_stuff_mm", "min_thing_mm"}
+    if set(numbers) - known or not all(_is_number(v) for v in numbers.values()):
+        raise ValueError(f"fusion takes a method and numbers for {sorted(known)}, got {dict(bundle.fusion)}")
+    for name, limit in bundle.limits.items():
+        _check_limit(name, limit, dims)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _check_limit(name: str, limit: Any, dims: int) -> None:
+    """A limit is [low, high], or a list of those: one per axis, or for intensity one per channel of the image."""
+    if name not in {"field_of_view_mm", "spacing_mm", "intensity"}:
+        raise ValueError(f"limits: unknown entry {name!r}")
+    pairs = limit if isinstance(limit, list) and limit and isinstance(limit[0], list) else [limit]
+    well_formed = all(isinstance(p, list) and len(p) == 2 and all(map(_is_number, p)) and p[0] <= p[1] for p in pairs)
+    if not well_formed or (name != "intensity" and len(pairs) not in (1, dims)):
+        raise ValueError(f"limits: {name} must be [low, high] or one such pair per axis or channel, got {limit}")
 
 
 def _check_files(folder: Path) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -113,9 +113,11 @@ def fuse(
         leave stuff or void. An empty mask, or a thing that wins no pixel, is dropped as ``empty``.
 
     Equal scores keep the order of the prediction; equal evidence goes to the better score, then to stuff.
-    Raises ModelError: FUSION-CLASSES, FUSION-BOX if flags, labels, boxes and masks do not fit together, FUSION-NAN if
-    the network gave a value that is no number.
+    Raises ModelError: FUSION-METHOD; FUSION-CLASSES, FUSION-BOX if flags, labels, boxes and masks do not fit together;
+    FUSION-NAN if the network gave a value that is no number.
     """
+    if method not in get_args(Method):
+        raise ModelError("FUSION-METHOD", f"no fusion method {method!r}; there are {', '.join(get_args(Method))}")
     logits = prediction.semantic_logits.float()
     things = torch.tensor(list(is_thing), dtype=torch.bool, device=logits.device)
     _check_numbers(logits, prediction.instances.mask_logits)

@@ -148,7 +148,12 @@ def test_python_and_yaml_inside_are_refused(folder):
         ({"channels": []}, "channels must not be empty"),
         ({"channels": [{"title": "x"}]}, "title"),
         ({"classes": []}, "out_channels 2 but 0 classes"),
-        ({"fusion": {"threshold": 1}}, "unknown entries"),
+        ({"fusion": {"threshold": 1}}, "fusion takes"),
+        ({"fusion": {"score_threshold": "high"}}, "fusion takes"),
+        ({"limits": {"spacing": [1, 2]}}, "unknown entry 'spacing'"),
+        ({"limits": {"spacing_mm": [2, 1]}}, "must be"),
+        ({"limits": {"spacing_mm": [[1, 2]] * 3}}, "must be"),
+        ({"limits": {"intensity": [[0]]}}, "must be"),
         ({"spacing_mm": [1, 1, 1]}, "spacing_mm"),
     ],
 )

@@ -270,6 +270,8 @@ def test_what_does_not_fit_is_refused():
         fuse(prediction(logits, instances), [True, False])
     with pytest.raises(ModelError, match="does not fit image"):
         fuse(prediction(logits, [(((0, 7), (0, 6)), 1, 0.9, np.ones((7, 6)))]), [False, True])
+    with pytest.raises(ModelError, match="no fusion method 'best'; there are log_odds, efficientps, kirillov"):
+        fuse(prediction(logits, instances), [False, True], method="best")
     with pytest.raises(ModelError, match="not numbers"):
         fuse(prediction(logits * np.nan, instances), [False, True])
 

@@ -230,6 +230,7 @@ def test_an_optional_channel_may_be_missing_and_a_required_one_may_not():
         ({"spacing_mm": [[0.4, 0.6], [0.1, 0.3]]}, "LIMIT-SPACING"),
         ({"field_of_view_mm": [10, 100]}, "LIMIT-FIELD-OF-VIEW"),
         ({"intensity": [[0, 50]]}, "LIMIT-INTENSITY"),
+        ({"intensity": [50, 255]}, "LIMIT-INTENSITY"),
         ({"spacing_mm": [0.5, 0.5], "field_of_view_mm": [5, 6], "intensity": [[0, 255]]}, None),
     ],
 )
@@ -326,25 +327,27 @@ def test_an_unknown_device_is_named():
         Segmenter(bundle(), BrightThings(), "tpu9")
 
 
-@pytest.mark.parametrize("dims", [2, 3])
-def test_a_packed_bundle_with_a_real_network_runs_the_same_twice(tmp_path, dims):
+@pytest.mark.parametrize(("builder", "dims"), [("efficientps", 2), ("fcn_mask_rcnn", 2), ("efficientps_centres", 3)])
+def test_a_packed_bundle_with_a_real_network_runs_the_same_twice(tmp_path, builder, dims):
     torch.manual_seed(0)
-    small = {"fpn_channels": 8, "head_channels": 8, "norm": "group"}
-    arguments = {"spatial_dims": dims, "in_channels": 1, "out_channels": 2, "thing_channels": [1], **small}
-    network = build.efficientps_centres(**arguments)
+    arguments = {"spatial_dims": dims, "in_channels": 1, "out_channels": 2, "thing_channels": [1], "fpn_channels": 8}
+    if builder != "efficientps_centres":
+        arguments |= {"anchor_sizes": [8, 16, 32, 64], "max_detections": 10}
+    network = getattr(build, builder)(**arguments)
     described = {
         "classes": CLASSES.to_json(),
         "channels": [{"name": "image"}],
         "preprocessing": [{"_target_": "NormalizeChannelsd", "rules": [{"window": [0, 255]}]}],
         "window": [32] * dims,
         "overlap": 0.25,
+        "fusion": {"method": "kirillov" if builder == "fcn_mask_rcnn" else "log_odds"},
     }
     metadata = {"version": "0.0.1", "medpanoptic": described}
-    definition = {"_target_": "medpanoptic.networks.build.efficientps_centres", **arguments}
+    definition = {"_target_": f"medpanoptic.networks.build.{builder}", **arguments}
     pack_bundle(tmp_path / "tiny", network.state_dict(), metadata=metadata, network_def=definition)
     image = np.random.default_rng(0).integers(0, 255, (1, *((40, 24) if dims == 2 else (20, 18, 12)))).astype(np.uint8)
     results = [Segmenter.load(tmp_path / "tiny", "cpu")(image) for _ in range(2)]
     assert results[0].ids.tobytes() == results[1].ids.tobytes()
     assert results[0].segments == results[1].segments
-    assert results[0].provenance.bundle == "tiny"
+    assert results[0].provenance.parameters["fusion"]["method"] == described["fusion"]["method"]
     assert not torch.are_deterministic_algorithms_enabled()

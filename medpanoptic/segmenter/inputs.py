@@ -132,8 +132,11 @@ def _range_warnings(code: str, what: str, values: NDArray[np.float64], limits: A
 
 def _intensity_warnings(volume: Volume, limits: Any) -> list[InputWarning]:
     """Warn if the 0.1th to 99.9th percentile of a channel is not inside its [low, high]."""
+    if limits is None:
+        return []
+    pairs = limits if isinstance(limits[0], list) else [limits] * len(volume.channels)
     found = []
-    for channel, array, limit in zip(volume.channels, volume.array, limits or (), strict=False):
+    for channel, array, limit in zip(volume.channels, volume.array, pairs, strict=False):
         if not channel.present:
             continue
         values = array.ravel()[:: max(1, array.size // _SAMPLES)]
