@@ -36,6 +36,8 @@ _TYPE_2 = (
     "StudyTime",
     "ReferringPhysicianName",
 )
+# copied by highdicom where they are there; left out if not valid
+_OPTIONAL = ("PatientAge", "PatientSize", "PatientWeight")
 # stands in where a source has no date at all: Content Date must not be empty, and today would change the bytes
 _NO_DATE = datetime.datetime(1900, 1, 1)
 
@@ -89,6 +91,9 @@ def _read_header(path: Path) -> Dataset:
     for keyword in _TYPE_2:
         if keyword not in header or not _is_valid(header, keyword):
             setattr(header, keyword, "")
+    for keyword in _OPTIONAL:
+        if keyword in header and not _is_valid(header, keyword):
+            header.pop(keyword)
     if not header.get("FrameOfReferenceUID"):
         # a SEG must have one; without one in the source, viewers go by the referenced slices
         header.FrameOfReferenceUID = uid_from("frame-of-reference", header.SeriesInstanceUID)

@@ -128,14 +128,14 @@ def _check_formats(result: PanopticResult, formats: Sequence[str]) -> list[str]:
 @contextmanager
 def _new_folder(target: Path) -> Iterator[Path]:
     """Give an empty sibling of ``target`` to fill; it takes the place of ``target`` if the block ends well."""
-    _check_replaceable(target)
     # mkdir, not tempfile: a temporary folder would be closed to everyone but its owner
     draft = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.part"
     try:
+        _check_replaceable(target)
         draft.mkdir(parents=True)
         yield draft
-        _keep_foreign_files(target, draft)
         _flush(draft)
+        _keep_foreign_files(target, draft)
         _swap(draft, target)
     except OSError as error:
         raise WriteError("WRITE-OS", f"{target} cannot be written: {error.strerror or type(error).__name__}") from error
@@ -171,8 +171,11 @@ def _keep_foreign_files(target: Path, draft: Path) -> None:
 
 def _flush(folder: Path) -> None:
     """Bring every file to the disk before the folder gets its name, so that a power cut leaves old or new."""
+    mode = folder.stat().st_mode & 0o666
     for path in folder.rglob("*"):
-        if path.is_file() and not path.is_symlink():
+        if path.is_file():
+            # as open as the folder: files that began as temporary ones are closed to all but their owner
+            path.chmod(mode)
             with path.open("rb+") as file:
                 os.fsync(file.fileno())
 
@@ -184,7 +187,10 @@ def _swap(draft: Path, target: Path) -> None:
     try:
         draft.rename(target)
     except OSError:
-        if old.is_dir():
+        # unless another process has just put its own there
+        if old.is_dir() and not target.exists():
             old.rename(target)
         raise
-    shutil.rmtree(old, ignore_errors=True)
+    finally:
+        if target.exists():
+            shutil.rmtree(old, ignore_errors=True)

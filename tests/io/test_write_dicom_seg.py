@@ -321,6 +321,7 @@ def test_a_source_that_lacks_or_garbles_what_can_be_spared_is_fine(tmp_path):
         del data.FrameOfReferenceUID, data.SliceThickness
         data.SpecificCharacterSet = ["", "ISO 2022 IR 87"]
         data.PatientName = "Yamada^Tarou=山田^太郎"
+        data.add_new("PatientAge", "AS", "0Y")
         data.add_new("StudyID", "SH", "longer than sixteen characters")
         data.save_as(path)
     seg = write_result(result_on(GRIDS["axial"], source), tmp_path / "out", formats=("dicom-seg",))["dicom-seg"][0]
@@ -328,6 +329,7 @@ def test_a_source_that_lacks_or_garbles_what_can_be_spared_is_fine(tmp_path):
     assert stored.PatientName.ideographic == "山田^太郎"
     assert stored.FrameOfReferenceUID.startswith("2.25.")
     assert stored.StudyID in ("", None)
+    assert "PatientAge" not in stored
 
 
 def test_odd_patient_values_and_missing_dates_do_not_stop_it(tmp_path, caplog):

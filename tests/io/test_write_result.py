@@ -2,6 +2,8 @@
 
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import nibabel
 import numpy as np
@@ -272,11 +274,26 @@ def test_a_failure_leaves_the_older_result(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["case"]
 
 
+def test_many_writers_of_one_case_leave_one_whole_result(tmp_path):
+    def work(ndim):
+        with suppress(WriteError):  # another one was first
+            write_result(make(ndim), tmp_path / "case", formats=("csv",))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, [2, 3] * 8))
+    found = read_result(tmp_path / "case")
+    assert_same(found, make(found.ndim))
+    assert [p.name for p in tmp_path.iterdir()] == ["case"]
+
+
 @pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
 def test_the_folder_is_as_open_as_any_other(tmp_path):
-    write_result(make(2), tmp_path / "case")
+    write_result(make(3), tmp_path / "case", formats=EVERYWHERE)
     (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "file").touch()
     assert (tmp_path / "case").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    modes = {p.stat().st_mode for p in (tmp_path / "case").rglob("*") if p.is_file()}
+    assert modes == {(tmp_path / "plain" / "file").stat().st_mode}
 
 
 # ---- errors
