@@ -39,8 +39,8 @@ def find_cases(inputs: Iterable[Path]) -> list[Case]:
     """Turn files, folders of images and DICOM folders into cases, in the order given.
 
     A folder is one DICOM study, unless image files (PNG, TIFF, NIfTI ...) lie in it and no DICOM file does: then each
-    is a case. Raises ReadError (NOT-FOUND); SelectionError: CASE-NAME, CASE-TWICE (two cases of one name, also where
-    only upper and lower case differ, because they would share a folder on some disks).
+    is a case. Raises ReadError (NOT-FOUND); SelectionError: CASE-NAME, CASE-RESULT (our own output), CASE-TWICE (two
+    cases of one name, also where only upper and lower case differ: they would share a folder on some disks).
     """
     cases = [case for path in inputs for case in _cases_of(path)]
     seen: dict[str, Case] = {}
@@ -63,6 +63,8 @@ def channel_case(channels: Mapping[str, Path]) -> Case:
 
 def _cases_of(path: Path) -> Iterator[Case]:
     _must_exist(path)
+    if (path / "segments.json").is_file():
+        raise SelectionError("CASE-RESULT", f"{path} is a result folder, not an image; convert and evaluate take it")
     images = sorted(p for p in path.iterdir() if p.is_file() and _is_image(p)) if path.is_dir() else []
     if images and not _holds_dicom(path):
         yield from (Case(case_name(image), image) for image in images)

@@ -96,3 +96,9 @@ def test_channels_make_one_case_called_after_the_first(tmp_path: Path) -> None:
     case = channel_case({"ct": tmp_path / "p1_ct.nii.gz", "pet": tmp_path / "p1_pet.nii.gz"})
     assert case.name == "p1_ct"
     assert case.source == {"ct": tmp_path / "p1_ct.nii.gz", "pet": tmp_path / "p1_pet.nii.gz"}
+
+
+def test_our_own_output_is_no_input(tmp_path: Path) -> None:
+    touch(tmp_path / "case", "segments.json", "overlay.png")
+    with pytest.raises(SelectionError, match="CASE-RESULT"):
+        find_cases([tmp_path / "case"])
