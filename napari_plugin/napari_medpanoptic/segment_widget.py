@@ -51,8 +51,8 @@ class SegmentWidget(QWidget):
         viewer.layers.events.inserted.connect(self.refresh_inputs)
         viewer.layers.events.removed.connect(self.refresh_inputs)
         self.progressed.connect(self._show_progress)
-        self.refresh_inputs()
         self._fill_models()
+        self.refresh_inputs()
 
     def _build(self) -> None:
         self.image_box, self.model_box, self.device_box = QComboBox(), QComboBox(), QComboBox()
@@ -178,7 +178,7 @@ class SegmentWidget(QWidget):
         self._set_running(False)
 
     def _set_running(self, running: bool) -> None:
-        self.run_button.setEnabled(not running and bool(self.inputs))
+        self.run_button.setEnabled(not running and bool(self.inputs) and self.model_box.count() > 0)
         self.cancel_button.setEnabled(running)
         self.bar.setTextVisible(running)
         if not running:

@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from medpanoptic.errors import ModelError
 from medpanoptic.geometry import to_index
+from medpanoptic.io import read_result, write_result
 from medpanoptic.result import PanopticResult, Provenance, Segment
 from medpanoptic.samples import PHANTOM_CLASSES, phantom
 from medpanoptic.volume import Channel, Volume
@@ -198,3 +199,24 @@ def test_nothing_found_is_a_result(real_viewer, dock, fake_model, qtbot):
     assert dock.status.text().startswith("0 things")
     assert not real_viewer.layers["empty things"].data.any()
     assert "Research use only" in " ".join(label.text() for label in dock.findChildren(type(dock.status)))
+
+
+def test_saving_from_the_viewer_writes_a_result_folder(real_viewer, tmp_path):
+    volume, truth = phantom(3, shape=(20, 24, 28))
+    for data, look, kind in [*volume_layers(volume, "p"), *result_layers(truth, "p")]:
+        getattr(real_viewer, f"add_{kind}")(data, **look)
+    real_viewer.layers["p things"].fill((0, 0, 0), 0)
+    real_viewer.layers.save(str(tmp_path / "all"), plugin="medpanoptic")
+    assert np.array_equal(read_result(tmp_path / "all").ids, truth.ids)
+    real_viewer.layers.selection = {real_viewer.layers["p things"]}
+    real_viewer.layers.save(str(tmp_path / "one.segments.json"), selected=True)  # found by its ending
+    assert np.array_equal(read_result(tmp_path / "one").ids, truth.ids)
+
+
+def test_a_result_folder_opens_in_the_viewer(real_viewer, tmp_path):
+    _, truth = phantom(3, shape=(20, 24, 28))
+    write_result(truth, tmp_path / "case")
+    real_viewer.open(str(tmp_path / "case"), plugin="medpanoptic")
+    assert [layer.name for layer in real_viewer.layers] == ["case stuff", "case things"]
+    assert real_viewer.layers["case things"].contour == 1
+    assert real_viewer.canvas.overlays["scale_bar"].visible
