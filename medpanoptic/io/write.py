@@ -6,7 +6,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,6 +57,7 @@ FORMATS: Mapping[str, Format] = {
 }
 # what read_result needs
 _ALWAYS = ("json", "nifti")
+_ATTEMPTS = 10  # to put a folder in place while others do the same
 
 
 def write_result(
@@ -181,16 +182,22 @@ def _flush(folder: Path) -> None:
 
 
 def _swap(draft: Path, target: Path) -> None:
+    """Give ``draft`` the name ``target``. Of several writers at once the last wins; none leaves a mixture."""
     old = draft.with_suffix(".old")
-    if target.is_dir():
-        target.rename(old)
-    try:
-        draft.rename(target)
-    except OSError:
-        # unless another process has just put its own there
-        if old.is_dir() and not target.exists():
-            old.rename(target)
-        raise
-    finally:
-        if target.exists():
+    for attempt in range(_ATTEMPTS):
+        try:
+            with suppress(FileNotFoundError):
+                target.rename(old)
+            draft.rename(target)
+        except OSError:
+            if target.exists():
+                # a rival's result is in place, newer than what was put aside
+                shutil.rmtree(old, ignore_errors=True)
+            elif old.is_dir():
+                with suppress(OSError):
+                    old.rename(target)
+            if attempt == _ATTEMPTS - 1:
+                raise
+        else:
             shutil.rmtree(old, ignore_errors=True)
+            return

@@ -20,7 +20,7 @@ from medpanoptic.errors import MedpanopticError, ReadError, WriteError
 from medpanoptic.geometry import spatial_affine, to_world
 from medpanoptic.identity import array_digest, result_digest, uid_from
 from medpanoptic.io import write
-from medpanoptic.io.coco import ids_to_rgb, rgb_to_ids
+from medpanoptic.io.coco import ids_to_rgb, rgb_to_ids, write_coco
 from medpanoptic.io.write import FORMATS, convert, read_result, write_result
 from medpanoptic.result import Dropped, PanopticResult, Provenance, Segment
 from medpanoptic.volume import Channel, Source, Volume
@@ -228,7 +228,7 @@ def test_coco_refuses_ids_that_do_not_fit(tmp_path):
     ids = np.full((2, 2), 256**3, np.int32)
     result = make(ids=ids, segments=(Segment(256**3, 1),), stuff=None)
     with pytest.raises(WriteError, match="FORMAT-ID-RANGE"):
-        write_result(result, tmp_path / "case", formats=("coco",))
+        write_coco(result, tmp_path)
 
 
 # ---- whole or not at all
