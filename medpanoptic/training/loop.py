@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from medpanoptic.bundle import Bundle, load_bundle, pack_bundle
-from medpanoptic.errors import DataError
+from medpanoptic.errors import DataError, ModelError
 from medpanoptic.networks.backbone import EfficientNetLite, imagenet_state, load_imagenet
 from medpanoptic.networks.net import PanopticNet, TwoNetworks
 from medpanoptic.training.augment import build_augmentation, draw_patch
@@ -124,11 +124,16 @@ def _run(
         image, targets = image.to(device, memory_format=layout), targets.to(device)
         torch.manual_seed(hash((config["seed"], step)) % 2**31)  # the heads sample proposals
         network.train()
-        with torch.autocast(device.type, torch.bfloat16, enabled=config["amp"]):
+        # never on a CPU: torch 2.13's bfloat16 kernels gave infinite gradients there, in other steps on each run
+        with torch.autocast(device.type, torch.bfloat16, enabled=config["amp"] and device.type == "cuda"):
             losses = network.loss(image, targets)
         optimizer.zero_grad(set_to_none=True)
         torch.stack(list(losses.values())).sum().backward()
-        nn.utils.clip_grad_norm_(network.parameters(), config["clip_norm"])
+        norm = nn.utils.clip_grad_norm_(network.parameters(), config["clip_norm"])
+        if not bool(torch.isfinite(norm)):
+            raise ModelError(
+                "TRAIN-DIVERGED", f"step {step}: the gradient is not finite; lower learning_rate or clip_norm"
+            )
         optimizer.step()
         update_average(average, network, min(config["ema"], (1 + step) / (10 + step)))
         for name, value in losses.items():
