@@ -23,9 +23,10 @@ def validate(
     """Return ``pq_NAME`` per class (pooled), ``pq_binary`` (things of any class, pooled) and its per-image mean
     ``pq_binary_image``, and ``dice_things`` (pooled over pixels).
 
-    Small objects and fusion thresholds are those of the bundle, in pixels of the network's grid where it gives none.
+    Fused with the bundle's method and thresholds, without its smallest areas.
     """
     network.eval()
+    fusion = {k: v for k, v in bundle.fusion.items() if not k.startswith("min_")}
     classes = list(bundle.classes)
     is_thing = [c.is_thing for c in classes]
     per_class: list[dict[int, PanopticQuality]] = []
@@ -33,7 +34,7 @@ def validate(
     overlap = total = 0
     for case in cases:
         prediction = predict_case(network, case, device)
-        fused = fuse(prediction, is_thing, score_threshold=float(bundle.fusion.get("score_threshold", 0.5)))
+        fused = fuse(prediction, is_thing, **fusion)
         ids = fused.ids.cpu().numpy()
         segments = {s.id: s.channel + 1 for s in fused.segments}
         truth_ids, truth_segments = truth_map(case, is_thing)
