@@ -59,7 +59,9 @@ def test_a_resampled_block_comes_back_in_place():
 def test_resampling_agrees_with_simpleitk():
     volume = phantom(spatial_affine((2, 1, 1), (5, 6, 7)), (10, 20, 20))
     smooth = np.add.outer(np.add.outer(np.arange(10.0), np.arange(20.0)), np.arange(20.0))[None].astype(np.float32)
-    image = Preprocessing([{"_target_": "Spacingd", "pixdim": [2.0, 1.5, 1.5]}])(Volume(smooth, volume.affine, volume.channels))
+    image = Preprocessing([{"_target_": "Spacingd", "pixdim": [2.0, 1.5, 1.5]}])(
+        Volume(smooth, volume.affine, volume.channels)
+    )
     reference = sitk.GetImageFromArray(smooth[0])
     reference.SetSpacing((1, 1, 2))
     reference.SetOrigin((5, 6, 7))
@@ -83,7 +85,9 @@ def test_monai_loads_through_our_reader(tmp_path):
     from medpanoptic.io.nifti import write_nifti
 
     write_nifti(path, volume.array[0], volume.affine)
-    image = LoadImaged("image", reader=VolumeReader(), image_only=True, ensure_channel_first=True)({"image": path})["image"]
+    image = LoadImaged("image", reader=VolumeReader(), image_only=True, ensure_channel_first=True)({"image": path})[
+        "image"
+    ]
     np.testing.assert_array_equal(np.asarray(image), volume.array)
     np.testing.assert_allclose(np.asarray(image.affine), lps_to_ras(volume.affine), atol=1e-5)
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medpanoptic.networks.boxes import elementwise_iou, pairwise_iou
+from medpanoptic.networks.boxes import elementwise_iou
 
 BACKGROUND, IGNORED = -1, -2  # in a match, beside indices of truths
+LEAST_IOU = 0.05  # a truth that every anchor misses so far teaches the RPN nothing
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,23 +58,23 @@ def match_anchors(grids: Sequence[AnchorGrid], truths: Tensor, positive: float, 
     """Assign anchors to true boxes (T, 2 D): return (M,) the truth's index, BACKGROUND or IGNORED.
 
     An anchor is positive for its best truth if their IoU is at least ``positive`` or it is that truth's best
-    anchor; background if its best IoU is below ``negative``. Source: Ren et al. 2015, section 3.1.2.
+    anchor (unless that one's IoU is below LEAST_IOU: the sliver of a thing cut by a crop); background if its best IoU is below ``negative``. Source: Ren et al. 2015, section 3.1.2.
     """
-    total = sum(map(len, grids))
-    match = torch.full((total,), BACKGROUND, device=truths.device)
+    match = torch.full((sum(map(len, grids)),), BACKGROUND, device=truths.device)
     if len(truths) == 0:
         return match
     anchor, truth, iou = _overlapping_pairs(grids, truths, negative)
-    best = iou.new_zeros(total).scatter_reduce_(0, anchor, iou, "amax")
+    best = iou.new_zeros(len(match)).scatter_reduce_(0, anchor, iou, "amax")
     match[best >= negative] = IGNORED
     best_of_truth = iou.new_zeros(len(truths)).scatter_reduce_(0, truth, iou, "amax")
     chosen = ((iou >= positive) & (iou == best[anchor])) | (iou == best_of_truth[truth])
     # of several truths of one anchor the last wins, on every device
     match.scatter_reduce_(0, anchor[chosen], truth[chosen], "amax")
     missed = (best_of_truth == 0).nonzero()[:, 0]
-    if len(missed):
-        match[pairwise_iou(truths[missed], torch.cat([g.boxes() for g in grids])).argmax(1)] = missed
-    return match
+    anchor, truth, iou = _overlapping_pairs(grids, truths[missed], LEAST_IOU)
+    best_of_missed = iou.new_zeros(len(missed)).scatter_reduce_(0, truth, iou, "amax")
+    chosen = iou == best_of_missed[truth]
+    return match.scatter_reduce_(0, anchor[chosen], missed[truth[chosen]], "amax")
 
 
 def _overlapping_pairs(grids: Sequence[AnchorGrid], truths: Tensor, least: float) -> tuple[Tensor, Tensor, Tensor]:

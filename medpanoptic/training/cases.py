@@ -42,6 +42,8 @@ def prepare(annotated: AnnotatedVolume, steps: Steps, classes: ClassTable) -> Ca
             "DATA-CLASSES",
             f"the data's {sorted(annotated.code_names.values())} and the bundle's {sorted(channel_of)} share no name",
         )
+    if not annotated.volume.calibrated:  # nothing to resample by, as in inference
+        steps = [step for step in steps if step["_target_"] != "Spacingd"]
     image = volume_to_metatensor(annotated.volume)
     truth = {"codes": annotated.codes, "ids": annotated.instances}
     data = {"image": image} | {k: image.new_tensor(v[None].astype(np.float32)) for k, v in truth.items()}
