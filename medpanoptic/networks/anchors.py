@@ -57,8 +57,9 @@ def anchor_lengths(sizes: Sequence[float], aspect_ratios: Sequence[float], spati
 def match_anchors(grids: Sequence[AnchorGrid], truths: Tensor, positive: float, negative: float) -> Tensor:
     """Assign anchors to true boxes (T, 2 D): return (M,) the truth's index, BACKGROUND or IGNORED.
 
-    An anchor is positive for its best truth if their IoU is at least ``positive`` or it is that truth's best
-    anchor (unless that one's IoU is below LEAST_IOU: the sliver of a thing cut by a crop); background if its best IoU is below ``negative``. Source: Ren et al. 2015, section 3.1.2.
+    An anchor is positive for its best truth if their IoU is at least ``positive``, or for a truth whose best anchor
+    it is (with an IoU of at least LEAST_IOU: crops leave slivers of things); background if its best IoU is below
+    ``negative``. Source: Ren et al. 2015, section 3.1.2.
     """
     match = torch.full((sum(map(len, grids)),), BACKGROUND, device=truths.device)
     if len(truths) == 0:
