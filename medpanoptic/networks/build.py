@@ -5,7 +5,7 @@ thing_channels : the semantic channels k that are things, in order. norm : "batc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from medpanoptic.networks.backbone import EfficientNetLite
 from medpanoptic.networks.centre_head import CentreHead
@@ -29,16 +29,20 @@ def efficientps(
     max_detections: int = 300,
     two_way: bool = True,
     plain_semantic_head: bool = False,
+    **proposals: int,
 ) -> PanopticNet:
     """Build EfficientPS: EfficientNet-Lite0, two-way FPN, LSFE/DPC/MC semantic head, RPN + RoI instance head.
 
     out_channels : K classes. anchor_sizes : anchor edge in voxels, one per level (strides 2, 4, 8, 16).
     two_way, plain_semantic_head : ablations, see TwoWayFPN and SemanticHead.
+    proposals : ProposalHead's pre_nms, post_nms, roi_size, mask_roi_size, roi_samples, hidden; 3D wants small ones.
     """
     backbone, neck, semantic = _trunk(
         spatial_dims, in_channels, out_channels, fpn_channels, head_channels, norm, two_way, plain_semantic_head
     )
-    head = _proposal_head(spatial_dims, fpn_channels, backbone, thing_channels, anchor_sizes, norm, max_detections)
+    head = _proposal_head(
+        spatial_dims, fpn_channels, backbone, thing_channels, anchor_sizes, norm, max_detections, proposals
+    )
     return PanopticNet(backbone, neck, semantic, head)
 
 
@@ -74,12 +78,18 @@ def fcn_mask_rcnn(
     fpn_channels: int = 64,
     norm: Norm = "batch",
     max_detections: int = 300,
+    **proposals: int,
 ) -> TwoNetworks:
-    """Build the older pair: an FCN and a Mask R-CNN, each with a backbone of its own; plain FPN."""
+    """Build the older pair: an FCN and a Mask R-CNN, each with a backbone of its own; plain FPN.
+
+    proposals : as for ``efficientps``.
+    """
     semantic_net = FCN(spatial_dims, EfficientNetLite(spatial_dims, in_channels, 5, norm), out_channels)
     backbone = EfficientNetLite(spatial_dims, in_channels, 4, norm)
     neck = TwoWayFPN(spatial_dims, backbone.channels, fpn_channels, norm, two_way=False)
-    head = _proposal_head(spatial_dims, fpn_channels, backbone, thing_channels, anchor_sizes, norm, max_detections)
+    head = _proposal_head(
+        spatial_dims, fpn_channels, backbone, thing_channels, anchor_sizes, norm, max_detections, proposals
+    )
     return TwoNetworks(semantic_net, backbone, neck, head)
 
 
@@ -106,6 +116,7 @@ def _proposal_head(
     anchor_sizes: Sequence[float],
     norm: Norm,
     max_detections: int,
+    proposals: Mapping[str, int],
 ) -> ProposalHead:
     return ProposalHead(
         spatial_dims,
@@ -115,4 +126,5 @@ def _proposal_head(
         anchor_sizes=tuple(anchor_sizes),
         norm=norm,
         max_detections=max_detections,
+        **proposals,  # type: ignore[arg-type]
     )
