@@ -30,7 +30,8 @@ class Source:
 
 @dataclass(frozen=True)
 class Channel:
-    """One channel. ``modality`` is a DICOM modality (CT, MR, PT, SM) or "" if unknown; ``unit`` HU, SUV or "".
+    """One channel. ``modality`` is a DICOM modality (CT, MR, PT, SM) or "" if unknown; ``unit`` HU, SUV, BQML (PET
+    without what SUV needs) or "".
 
     present : False where a study lacks an optional channel and zeros stand in for it.
     """

@@ -223,6 +223,15 @@ def test_an_optional_channel_may_be_missing_and_a_required_one_may_not():
     np.testing.assert_array_equal(segmenter(both).ids, result.ids)
 
 
+def test_a_known_wrong_unit_is_refused_and_an_unknown_one_is_not():
+    array, affine = picture()
+    segmenter = Segmenter(two_channels(), BrightThings())
+    with pytest.raises(ModelError, match=r"INPUT-UNIT.*ct is in BQML.*takes HU"):
+        segmenter(Volume(array, affine, (Channel("ct", "CT", "BQML"),)))
+    with pytest.warns(UserWarning, match="CHANNEL-MISSING"):
+        assert len(segmenter(Volume(array, affine, (Channel("ct", "", ""),))).things) == 2
+
+
 @pytest.mark.parametrize(
     ("limits", "code"),
     [

@@ -39,7 +39,7 @@ def fit_channels(volume: Volume, bundle: Bundle) -> Volume:
 
     Names decide. Where no name is known to the bundle, order decides if the counts agree or the bundle takes one
     image with whatever channels it has (gray, RGB).
-    Raises ModelError: INPUT-DIMS, INPUT-CHANNELS; ReadError (INPUT-NAN).
+    Raises ModelError: INPUT-DIMS, INPUT-CHANNELS, INPUT-UNIT (Bq/ml for a model of SUV, say); ReadError (INPUT-NAN).
     """
     if volume.ndim != bundle.spatial_dims:
         raise ModelError(
@@ -49,7 +49,7 @@ def fit_channels(volume: Volume, bundle: Bundle) -> Volume:
         raise ReadError("INPUT-NAN", "the image holds NaN or infinite values; replace them first")
     names, wanted = [c.name for c in volume.channels], bundle.channels
     if not set(names) & {spec.name for spec in wanted} and len(wanted) in (1, len(names)):
-        return volume
+        return _check_units(volume, bundle)
     missing = [spec.name for spec in wanted if spec.required and spec.name not in names]
     if missing:
         raise ModelError(
@@ -57,11 +57,22 @@ def fit_channels(volume: Volume, bundle: Bundle) -> Volume:
             f"model {bundle.name} needs channel {', '.join(missing)}; the input has {', '.join(names)}",
         )
     if names == [spec.name for spec in wanted]:
-        return volume
+        return _check_units(volume, bundle)
     empty = np.zeros_like(volume.array[0])
     arrays = [volume.array[names.index(s.name)] if s.name in names else empty for s in wanted]
     channels = [volume.channels[names.index(s.name)] if s.name in names else _absent(s) for s in wanted]
-    return replace(volume, array=np.stack(arrays), channels=tuple(channels))
+    return _check_units(replace(volume, array=np.stack(arrays), channels=tuple(channels)), bundle)
+
+
+def _check_units(volume: Volume, bundle: Bundle) -> Volume:
+    """Return the volume. A unit that is known and wrong would give a wrong result without a sign."""
+    for channel, spec in zip(volume.channels, bundle.channels, strict=False):
+        if channel.unit and spec.unit and channel.unit != spec.unit:
+            raise ModelError(
+                "INPUT-UNIT",
+                f"channel {spec.name} is in {channel.unit}, model {bundle.name} takes {spec.unit}; convert it first",
+            )
+    return volume
 
 
 def network_steps(volume: Volume, bundle: Bundle) -> tuple[dict[str, Any], ...]:
@@ -110,12 +121,9 @@ def _channel_warnings(volume: Volume, specs: Sequence[ChannelSpec]) -> list[Inpu
             found.append(
                 InputWarning("CHANNEL-MISSING", f"channel {spec.name} is missing; the model goes on without it")
             )
-        for what, given, wanted in (("modality", channel.modality, spec.modality), ("unit", channel.unit, spec.unit)):
-            if given and wanted and given != wanted:
-                code = f"CHANNEL-{what.upper()}"
-                found.append(
-                    InputWarning(code, f"channel {spec.name}: {what} is {given}, the model was trained on {wanted}")
-                )
+        if channel.modality and spec.modality and channel.modality != spec.modality:
+            text = f"channel {spec.name}: modality is {channel.modality}, the model was trained on {spec.modality}"
+            found.append(InputWarning("CHANNEL-MODALITY", text))
     return found
 
 
