@@ -23,17 +23,20 @@ def semantic_loss(logits: Tensor, target: Tensor, dice_weight: float = 1.0, wors
 
 
 def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Return 1 - soft Dice, mean over the classes present in ``target``; shapes as in ``semantic_loss``."""
+    """Return 1 - soft Dice, mean over images and the classes present in each; shapes as in ``semantic_loss``.
+
+    Per image, not per batch: a small tumour would vanish beside the large one of another image.
+    """
     mask = (target >= 0).unsqueeze(1)
     probability = logits.float().softmax(1) * mask
     truth = F.one_hot(target.clamp(min=0), logits.shape[1]).movedim(-1, 1) * mask
-    axes = (0, *range(2, logits.ndim))
+    axes = tuple(range(2, logits.ndim))
     overlap = (probability * truth).sum(axes)
     total = probability.sum(axes) + truth.sum(axes)
     present = truth.sum(axes) > 0
-    return (
-        1 - (2 * overlap[present] / total[present].clamp(min=1e-6)).mean() if bool(present.any()) else logits.sum() * 0
-    )
+    if not bool(present.any()):
+        return logits.sum() * 0
+    return 1 - (2 * overlap[present] / total[present].clamp(min=1e-6)).mean()
 
 
 def instance_weights(instances: Tensor) -> Tensor:
