@@ -77,7 +77,9 @@ class ClassTable:
         ids = [c.id for c in self.classes]
         names = [c.name for c in self.classes]
         if len(set(ids)) != len(ids) or len(set(names)) != len(names):
-            raise ResultError("CLASS-ID", f"class ids and names must be unique, got {list(zip(ids, names, strict=True))}")
+            raise ResultError(
+                "CLASS-ID", f"class ids and names must be unique, got {list(zip(ids, names, strict=True))}"
+            )
 
     def __iter__(self) -> Iterator[ClassInfo]:
         return iter(self.classes)

@@ -98,7 +98,9 @@ def reverse_axes(affine: Affine) -> Affine:
     return affine[:, [2, 1, 0, 3]]
 
 
-def same_grid(a: Affine, b: Affine, shape_a: tuple[int, ...], shape_b: tuple[int, ...], tolerance_mm: float = 1e-3) -> bool:
+def same_grid(
+    a: Affine, b: Affine, shape_a: tuple[int, ...], shape_b: tuple[int, ...], tolerance_mm: float = 1e-3
+) -> bool:
     """Tell whether two arrays share shape and lie within ``tolerance_mm`` of each other at every corner."""
     if tuple(shape_a) != tuple(shape_b):
         return False

@@ -86,7 +86,9 @@ class PanopticResult:
         if self.ids.ndim not in (2, 3):
             raise ResultError("RESULT-SHAPE", f"the id map must be 2D or 3D, got shape {self.ids.shape}")
         if self.stuff is not None and self.stuff.shape != self.ids.shape:
-            raise ResultError("RESULT-SHAPE", f"stuff map {self.stuff.shape} and id map {self.ids.shape} differ in shape")
+            raise ResultError(
+                "RESULT-SHAPE", f"stuff map {self.stuff.shape} and id map {self.ids.shape} differ in shape"
+            )
         table = [s.id for s in self.segments]
         present = set(np.unique(self.ids).tolist()) - {0}
         if len(set(table)) != len(table) or set(table) != present:
@@ -141,5 +143,7 @@ class PanopticResult:
         h, lightness, s = colorsys.rgb_to_hls(*(v / 255 for v in base))
         # golden-ratio steps spread neighbours in id; +-0.06 in hue keeps the class readable
         turn = (segment.id * 0.618033988749895) % 1.0
-        r, g, b = colorsys.hls_to_rgb((h + 0.12 * (turn - 0.5)) % 1.0, min(0.8, max(0.3, lightness + 0.25 * (turn - 0.5))), s)
+        r, g, b = colorsys.hls_to_rgb(
+            (h + 0.12 * (turn - 0.5)) % 1.0, min(0.8, max(0.3, lightness + 0.25 * (turn - 0.5))), s
+        )
         return round(r * 255), round(g * 255), round(b * 255)

@@ -63,9 +63,13 @@ class Volume:
     def __post_init__(self) -> None:
         object.__setattr__(self, "affine", check_affine(self.affine))
         if self.array.ndim not in (3, 4):
-            raise ReadError("SHAPE", f"a volume is (C, row, column) or (C, slice, row, column), got shape {self.array.shape}")
+            raise ReadError(
+                "SHAPE", f"a volume is (C, row, column) or (C, slice, row, column), got shape {self.array.shape}"
+            )
         if self.array.shape[0] != len(self.channels):
-            raise ReadError("SHAPE", f"{self.array.shape[0]} channels in the array but {len(self.channels)} channel names")
+            raise ReadError(
+                "SHAPE", f"{self.array.shape[0]} channels in the array but {len(self.channels)} channel names"
+            )
 
     @property
     def ndim(self) -> int:

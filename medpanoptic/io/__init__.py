@@ -1,4 +1,4 @@
-"""Files in and out. Reading: ``read_volume``, ``read_study``, ``find_series``; results: ``read_result``, ``write_result``."""
+"""Files in and out: ``read_volume``, ``read_study``, ``find_series``; ``read_result``, ``write_result``."""
 
 from __future__ import annotations
 
