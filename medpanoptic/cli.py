@@ -245,16 +245,21 @@ def _segment_case(
     progress: Callable[[float], None],
 ) -> str:
     """Read, segment and write one case; return the line for stdout."""
-    from medpanoptic.io import read_study, write_result
+    from medpanoptic.segmenter import segment_file
 
-    volume = read_study(case.source, segmenter.bundle.channels, series=series, pixel_size_um=pixel_size_um)
-    result = segmenter(volume, progress=progress)
-    for note in volume.notes:
+    result = segment_file(
+        case.source,
+        segmenter,
+        output / case.name,
+        formats=names or None,
+        series=series,
+        pixel_size_um=pixel_size_um,
+        progress=progress,
+    )
+    for note in result.provenance.parameters["notes"]:
         say(f"note {case.name}: {note}")
     for doubt in result.provenance.parameters["warnings"]:
         say(f"warning [{doubt['code']}] {case.name}: {doubt['text']}")
-    wanted = names or ["nifti", "csv", "png", *(["dicom-seg"] if volume.source.series_uid else [])]
-    write_result(result, output / case.name, formats=wanted, volume=volume)
     return f"{output / case.name}: {_counts(result)}"
 
 

@@ -160,7 +160,7 @@ def segment_file(
     model: str | Path | Segmenter,
     output: str | Path | None = None,
     *,
-    formats: Sequence[str] = ("nifti", "csv", "png"),
+    formats: Sequence[str] | None = None,
     device: str | None = None,
     series: str | Sequence[str] | None = None,
     pixel_size_um: float | None = None,
@@ -169,14 +169,16 @@ def segment_file(
     """Segment one file or study and, with ``output``, write the result folder.
 
     path : as for ``Segmenter``. model : a name, a bundle folder, or a loaded Segmenter, which has its device.
-    output : the case's folder, see ``write_result``; None writes nothing. formats : names of ``io.FORMATS``.
+    output : the case's folder, see ``write_result``; None writes nothing. formats : names of ``io.FORMATS``; None is
+    nifti, csv and png, and dicom-seg for DICOM input.
     Raises ReadError, ModelError, WriteError.
     """
     segmenter = model if isinstance(model, Segmenter) else Segmenter.load(model, device)
     volume = read_study(path, segmenter.bundle.channels, series=series, pixel_size_um=pixel_size_um)
     result = segmenter(volume, progress=progress)
     if output is not None:
-        write_result(result, Path(output), formats=formats, volume=volume)
+        usual = ["nifti", "csv", "png", *(["dicom-seg"] if volume.source.sop_uids else [])]
+        write_result(result, Path(output), formats=usual if formats is None else formats, volume=volume)
     return result
 
 
