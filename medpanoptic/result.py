@@ -85,6 +85,8 @@ class PanopticResult:
             raise ResultError("RESULT-DTYPE", f"the id map must be int32, got {self.ids.dtype}")
         if self.ids.ndim not in (2, 3):
             raise ResultError("RESULT-SHAPE", f"the id map must be 2D or 3D, got shape {self.ids.shape}")
+        if self.ids.min(initial=0) < 0:
+            raise ResultError("RESULT-IDS", "the id map holds a negative id; ids start at 1, 0 is void")
         if self.stuff is not None and self.stuff.shape != self.ids.shape:
             raise ResultError(
                 "RESULT-SHAPE", f"stuff map {self.stuff.shape} and id map {self.ids.shape} differ in shape"
@@ -106,14 +108,26 @@ class PanopticResult:
     @cached_property
     def boxes(self) -> dict[int, Box]:
         """Bounding box of each segment id, half-open, in voxels."""
-        found = ndimage.find_objects(self.ids)
-        return {i + 1: tuple((s.start, s.stop) for s in box) for i, box in enumerate(found) if box is not None}
+        values, index = self._compact()
+        found = ndimage.find_objects(index + 1)
+        boxes = (tuple((s.start, s.stop) for s in box) for box in found if box is not None)
+        return {int(i): box for i, box in zip(values, boxes, strict=True) if i}
 
     @cached_property
     def sizes(self) -> dict[int, int]:
         """Pixel or voxel count of each segment id."""
-        counts = np.bincount(self.ids.ravel())
-        return {s.id: int(counts[s.id]) for s in self.segments}
+        values, index = self._compact()
+        return {int(i): int(n) for i, n in zip(values, np.bincount(index.ravel()), strict=True) if i}
+
+    def _compact(self) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+        """Return the ids in the map and (*S) the index into them: one huge id must not cost gigabytes."""
+        if self.ids.max(initial=0) > self.ids.size:
+            values, index = np.unique(self.ids, return_inverse=True)
+            return values, index.reshape(self.ids.shape)
+        present = np.flatnonzero(np.bincount(self.ids.ravel()))
+        lookup = np.zeros(int(self.ids.max(initial=0)) + 1, np.int32)
+        lookup[present] = np.arange(len(present))
+        return present, lookup[self.ids]
 
     @property
     def voxel_size(self) -> float:

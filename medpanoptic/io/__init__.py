@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from medpanoptic.io.read import find_series, read_study, read_volume
-from medpanoptic.io.write import FORMATS, read_result, write_result
+from medpanoptic.io.write import FORMATS, convert, read_result, write_result
 
-__all__ = ["FORMATS", "find_series", "read_result", "read_study", "read_volume", "write_result"]
+__all__ = ["FORMATS", "convert", "find_series", "read_result", "read_study", "read_volume", "write_result"]

@@ -80,7 +80,8 @@ def _score_case(name: str, result: PanopticResult, read: Callable[[], Truth]) ->
 
 def score_case(pred: Truth, truth: Truth) -> dict[tuple[str, str], ClassScore]:
     """Compare two maps of one case; class names, not ids, decide what is the same class."""
-    things = pred.things | truth.things
+    # a truth folder names classes for all its sets; one that is neither here nor in the model says nothing
+    things = pred.things | {name for name in truth.segments.values() if name in truth.things}
     names = sorted(things | pred.stuff | truth.stuff)
     code = {name: k for k, name in enumerate(names, 1)}
     counts = panoptic_quality(pred.ids, _coded(pred, code), truth.ids, _coded(truth, code), code.values())
