@@ -162,11 +162,14 @@ def train(
     steps: Annotated[int | None, typer.Option(help="Replaces that of the bundle's train.json.")] = None,
     seed: Annotated[int | None, typer.Option(help="Replaces that of the bundle's train.json.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of torch.")] = None,
+    fine_tune: Annotated[bool, typer.Option("--fine-tune", help="Start from the bundle's own weights.")] = False,
 ) -> None:
     """Train a bundle's network; a run found in the output folder goes on where it stopped."""
     from medpanoptic.training.loop import train as run
 
-    typer.echo(run(bundle, data, output, device=device, steps=steps, seed=seed, threads=threads))
+    typer.echo(
+        run(bundle, data, output, device=device, steps=steps, seed=seed, threads=threads, fine_tune=fine_tune)
+    )
 
 
 @app.command()

@@ -6,6 +6,7 @@ Every random choice comes from a seed given per patch, so that a resumed run dra
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import monai.transforms as mt
@@ -131,22 +132,22 @@ def draw_patch(
 ) -> tuple[dict[str, Any], NDArray[np.int64]]:
     """Draw one augmented patch and its instance labels.
 
-    patch : spatial size. sampling : weights of ``thing`` (around a thing, moved at random), ``any`` (anywhere) and
-        ``thing_free`` (the case cut beside its things). margin : patches are cut this much larger, so that rotation
+    patch : spatial size. sampling : weights of ``thing`` (around a thing, moved at random), ``small_thing`` (the same,
+        case and thing drawn by 1 / sqrt(size)), ``any`` (anywhere) and ``thing_free`` (the case cut beside its things). margin : patches are cut this much larger, so that rotation
         brings in real surroundings; MONAI's RandAffined ``spatial_size`` must then cut to ``patch``.
     Groups of cases are drawn by the square root of their size, thing classes evenly.
     """
     rng = np.random.default_rng(list(seed))
     kind = str(rng.choice(list(sampling), p=np.array(list(sampling.values())) / sum(sampling.values())))
-    case = _choose_case(cases, rng)
+    case = _choose_small(cases, rng) if kind == "small_thing" else _choose_case(cases, rng)
     size = np.ceil(np.asarray(patch) * margin).astype(int)
     low, high = np.zeros(len(size), int), np.asarray(case.semantic.shape)
     if kind == "thing_free":
         low, high = _beside_things(case, rng)
         case = crop_case(case, low, high - low)
         low, high = np.zeros(len(size), int), np.asarray(case.semantic.shape)
-    if kind == "thing" and len(case.labels) > 1:
-        centre = _point_in_thing(case, rng) + rng.integers(-np.asarray(patch) // 3, np.asarray(patch) // 3 + 1)
+    if kind in ("thing", "small_thing") and len(case.labels) > 1:
+        centre = _point_in_thing(case, rng, kind == "small_thing") + rng.integers(-np.asarray(patch) // 3, np.asarray(patch) // 3 + 1)
     else:
         half = np.minimum(size // 2, high // 2)
         centre = rng.integers(half, np.maximum(high - half, half) + 1)
@@ -188,10 +189,26 @@ def _choose_case(cases: Sequence[Case], rng: np.random.Generator) -> Case:
     return members[int(rng.integers(len(members)))]
 
 
-def _point_in_thing(case: Case, rng: np.random.Generator) -> NDArray[np.int_]:
-    present = np.unique(case.labels[1:])
-    of_class = np.flatnonzero(case.labels == present[rng.integers(len(present))])
-    wanted = of_class[of_class > 0][rng.integers((of_class > 0).sum())]
+@cache
+def _small_weights(case: Case) -> NDArray[np.float64]:
+    """1 / sqrt(size) of each thing of a case; cases are never changed, so they may be keys."""
+    sizes = np.bincount(case.instances.ravel(), minlength=len(case.labels))[1:]
+    weights: NDArray[np.float64] = np.where(sizes > 0, 1 / np.sqrt(np.maximum(sizes, 1)), 0.0)
+    return weights
+
+
+def _choose_small(cases: Sequence[Case], rng: np.random.Generator) -> Case:
+    weights = np.array([w.mean() if (w := _small_weights(c)).sum() else 0.0 for c in cases])
+    return cases[rng.choice(len(cases), p=weights / weights.sum())] if weights.sum() else _choose_case(cases, rng)
+
+
+def _point_in_thing(case: Case, rng: np.random.Generator, prefer_small: bool) -> NDArray[np.int_]:
+    if prefer_small and (weights := _small_weights(case)).sum():
+        wanted = 1 + rng.choice(len(weights), p=weights / weights.sum())
+    else:
+        present = np.unique(case.labels[1:])
+        of_class = np.flatnonzero(case.labels == present[rng.integers(len(present))])
+        wanted = of_class[of_class > 0][rng.integers((of_class > 0).sum())]
     pixels = np.argwhere(case.instances == wanted)
     return pixels[rng.integers(len(pixels))] if len(pixels) else np.asarray(case.instances.shape) // 2
 

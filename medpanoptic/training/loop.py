@@ -40,6 +40,7 @@ def train(
     steps: int | None = None,
     seed: int | None = None,
     threads: int | None = None,
+    fine_tune: bool = False,
     progress: bool = True,
 ) -> Path:
     """Train a bundle's network and return the folder of the trained bundle, ``output/bundle``.
@@ -48,17 +49,22 @@ def train(
     data : a folder in one of the layouts of ``layouts.read_layout``.
     output : run folder: log.csv, curves.png, checkpoint.pt, bundle/. A run found there goes on where it stopped.
     steps, seed : replace those of train.json. threads : CPU threads of torch.
+    fine_tune : start from the bundle's own weights, not from ImageNet or noise.
     Raises ModelError, DataError.
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    source = load_bundle(bundle, weights=False)
+    source = load_bundle(bundle, weights=fine_tune)
     config = json.loads((source.folder / "configs" / "train.json").read_text(encoding="utf-8"))
     config |= {k: v for k, v in {"steps": steps, "seed": seed}.items() if v is not None}
     run = Path(output)
     run.mkdir(parents=True, exist_ok=True)
     cases, held_out = load_cases(source, config, Path(data))
-    return _run(source, config, cases, held_out, run, torch.device(device), progress)
+    torch.manual_seed(config["seed"])
+    network = source.load_network() if fine_tune else source.build_network()
+    if config.get("imagenet", False) and not fine_tune:
+        _start_from_imagenet(network)
+    return _run(source, network, config, cases, held_out, run, torch.device(device), progress)
 
 
 def load_cases(bundle: Bundle, config: Mapping[str, Any], data: Path) -> tuple[list[Case], list[Case]]:
@@ -92,6 +98,7 @@ def update_average(average: nn.Module, network: nn.Module, decay: float) -> None
 
 def _run(
     bundle: Bundle,
+    network: Network,
     config: Mapping[str, Any],
     cases: Sequence[Case],
     held_out: Sequence[Case],
@@ -99,10 +106,6 @@ def _run(
     device: torch.device,
     progress: bool,
 ) -> Path:
-    torch.manual_seed(config["seed"])
-    network: Network = bundle.build_network()
-    if config.get("imagenet", False):
-        _start_from_imagenet(network)
     layout = torch.channels_last if network_dims(bundle) == 2 else torch.contiguous_format
     network.to(device).to(memory_format=layout)  # type: ignore[call-overload]
     average = copy.deepcopy(network).eval()

@@ -161,3 +161,27 @@ def test_shipped_train_configs_are_plain_data_that_build(name):
     build_augmentation(config["augmentation"])
     names = {c.name for c in load_bundle(name, weights=False).classes}
     assert set(config["codes"].values()) <= names
+
+
+def test_small_things_are_drawn_more_often():
+    big, small = make_case((40, 60), 1), make_case((40, 60), 1)
+    big.instances[:20, :30] = 1
+    steps = build_augmentation([])
+    sizes = [
+        int((draw_patch([big, small], [40, 60], {"small_thing": 1.0}, steps, (s,))[0]["instances"] > 0).sum())
+        for s in range(40)
+    ]
+    assert sum(n < 100 for n in sizes) > 25
+
+
+def test_fine_tuning_starts_from_the_bundles_weights(trained, tmp_path):
+    _, data, out = trained
+    more = train(out, data, tmp_path / "more", steps=2, threads=1, fine_tune=True, progress=False)
+    fresh = train(out, data, tmp_path / "fresh", steps=2, threads=1, progress=False)
+    start = load_bundle(out).load_network().state_dict()
+
+    def distance(bundle):
+        end = load_bundle(bundle).load_network().state_dict()
+        return sum(float((end[k] - v).abs().sum()) for k, v in start.items() if v.dtype.is_floating_point)
+
+    assert distance(more) < 0.5 * distance(fresh)
