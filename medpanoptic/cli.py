@@ -167,9 +167,7 @@ def train(
     """Train a bundle's network; a run found in the output folder goes on where it stopped."""
     from medpanoptic.training.loop import train as run
 
-    typer.echo(
-        run(bundle, data, output, device=device, steps=steps, seed=seed, threads=threads, fine_tune=fine_tune)
-    )
+    typer.echo(run(bundle, data, output, device=device, steps=steps, seed=seed, threads=threads, fine_tune=fine_tune))
 
 
 @app.command()

@@ -133,8 +133,9 @@ def draw_patch(
     """Draw one augmented patch and its instance labels.
 
     patch : spatial size. sampling : weights of ``thing`` (around a thing, moved at random), ``small_thing`` (the same,
-        case and thing drawn by 1 / sqrt(size)), ``any`` (anywhere) and ``thing_free`` (the case cut beside its things). margin : patches are cut this much larger, so that rotation
-        brings in real surroundings; MONAI's RandAffined ``spatial_size`` must then cut to ``patch``.
+        case and thing drawn by 1 / sqrt(size)), ``any`` (anywhere) and ``thing_free`` (the case cut beside its things).
+    margin : patches are cut this much larger, so that rotation brings in real surroundings; MONAI's RandAffined
+        ``spatial_size`` must then cut to ``patch``.
     Groups of cases are drawn by the square root of their size, thing classes evenly.
     """
     rng = np.random.default_rng(list(seed))
@@ -147,7 +148,8 @@ def draw_patch(
         case = crop_case(case, low, high - low)
         low, high = np.zeros(len(size), int), np.asarray(case.semantic.shape)
     if kind in ("thing", "small_thing") and len(case.labels) > 1:
-        centre = _point_in_thing(case, rng, kind == "small_thing") + rng.integers(-np.asarray(patch) // 3, np.asarray(patch) // 3 + 1)
+        moved = rng.integers(-np.asarray(patch) // 3, np.asarray(patch) // 3 + 1)
+        centre = _point_in_thing(case, rng, kind == "small_thing") + moved
     else:
         half = np.minimum(size // 2, high // 2)
         centre = rng.integers(half, np.maximum(high - half, half) + 1)
