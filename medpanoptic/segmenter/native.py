@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from monai.data import MetaTensor
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from medpanoptic.bundle import Bundle
 from medpanoptic.fusion import DroppedInstance, Fused
@@ -28,7 +31,9 @@ def to_result(
     stuff_ids = np.array([*(c.id for c in classes), 0], np.uint8)[fused.stuff.numpy()]
     ids = fused.ids.numpy()
     if preprocessing is not None:
-        ids, stuff_ids = preprocessing.to_native(ids, grid), preprocessing.to_native(stuff_ids, grid)
+        things = [s.id for s in fused.segments if classes[s.channel].is_thing]
+        ids = smooth_ids(ids, things, preprocessing, grid)
+        stuff_ids = preprocessing.to_native(stuff_ids, grid)
     present = np.unique(ids)
     present = present[present > 0]
     lost = [s for s in fused.segments if s.id not in set(present.tolist())]
@@ -49,6 +54,29 @@ def to_result(
     return PanopticResult(
         numbered, segments, bundle.classes, volume.affine, volume.source, provenance, stuff_ids, tuple(dropped)
     )
+
+
+def smooth_ids(
+    ids: NDArray[np.int32], things: Sequence[int], preprocessing: Preprocessing, grid: MetaTensor
+) -> NDArray[np.int32]:
+    """Bring an id map (*S') to the native grid without the steps of the coarser grid.
+
+    At each native voxel, all things together, every stuff segment and void compete by their linearly interpolated
+    share. Where things win, the nearest thing takes the voxel: rims are smooth, borders between touching things are
+    nearest neighbour. Equal shares go to things, then to the smaller id.
+    """
+    is_thing = np.isin(ids, things)
+    others = [int(i) for i in np.unique(ids) if i not in set(things)]
+    best = preprocessing.to_native_share(is_thing, grid)
+    native = np.zeros(best.shape, np.int32)
+    if is_thing.any():
+        nearest = ndimage.distance_transform_edt(~is_thing, return_distances=False, return_indices=True)
+        native = preprocessing.to_native(ids[tuple(nearest)], grid)
+    for other in others:
+        share = preprocessing.to_native_share(ids == other, grid)
+        better = share > best
+        native[better], best[better] = other, share[better]
+    return native
 
 
 class Placing:
