@@ -117,18 +117,23 @@ def beside(truth: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.int_], NDArray
         yield from ((a, b) for a, b in ((low, before), (after, high)) if b[axis] - a[axis] >= 12)
 
 
+def ellipsoid(shape: tuple[int, ...], part: float = 0.4) -> NDArray[np.bool_]:
+    """A rule that looks at nothing: the central ellipsoid with ``part`` of the field's width in every direction."""
+    axes = np.meshgrid(*[np.linspace(-1, 1, n) for n in shape], indexing="ij", sparse=True)
+    return sum(a**2 for a in axes) <= part**2
+
+
 def print_robustness(segmenter: Segmenter, data: Path, cases: list[str]) -> None:
     """Tumour Dice as given, moved, and with fewer channels; false tumours per crop without one."""
-    dice: dict[str, list[float]] = {
-        "as given": [],
-        "no MR": [],
-        "tumour off-centre, cropped": [],
-        "field moved, air enters": [],
-    }
+    names = ("rule: central ellipsoid", "rule: SUV > 2.5", "as given", "no MR")
+    moves = ("tumour off-centre, cropped", "field moved, air enters")
+    dice: dict[str, list[float]] = {name: [] for name in (*names, *moves)}
     false_tumours: list[int] = []
     for case in cases:
         volume = read_study(case_input(data, case), segmenter.bundle.channels)
         truth = read_volume(data / f"{case}_inst.nii.gz").array[0] > 0
+        dice["rule: central ellipsoid"].append(tumour_dice(ellipsoid(truth.shape), truth))
+        dice["rule: SUV > 2.5"].append(tumour_dice(volume.array[1] > 2.5, truth))
         dice["as given"].append(tumour_dice(tumours(segmenter, volume), truth))
         no_mr = {c: p for c, p in dict(case_input(data, case)).items() if c != "mr"}  # type: ignore[call-overload]
         dice["no MR"].append(tumour_dice(tumours(segmenter, read_study(no_mr, segmenter.bundle.channels)), truth))
