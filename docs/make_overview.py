@@ -1,6 +1,6 @@
 """Put the demo's overlays side by side: docs/images/overview.png.
 
-    python3 tasks.py demo && python docs/make_overview.py demo_out
+python3 tasks.py demo && python docs/make_overview.py demo_out
 """
 
 from __future__ import annotations
