@@ -15,6 +15,7 @@ SAMPLES = ("nuclei_fluorescence", "he_colon", "sarcoma_petct")
 
 
 def main() -> None:
+    """Read the overlays, write the sheet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("demo_output", type=Path)
     parser.add_argument("-o", "--output", type=Path, default=Path(__file__).parent / "images" / "overview.png")
