@@ -35,7 +35,7 @@ def to_result(
     if preprocessing is not None:
         things = [s.id for s in fused.segments if classes[s.channel].is_thing]
         ids = smooth_ids(ids, things, preprocessing, grid)
-        stuff_ids = preprocessing.to_native(stuff_ids, grid)
+        stuff_ids = smooth_ids(stuff_ids.astype(np.int32), [], preprocessing, grid).astype(np.uint8)
     present = np.unique(ids)
     present = present[present > 0]
     lost = [s for s in fused.segments if s.id not in set(present.tolist())]
