@@ -141,10 +141,9 @@ class PanopticResult:
 
     def class_map(self) -> NDArray[np.uint8]:
         """Return (*S) uint8 class ids, 0 = void."""
-        lookup = np.zeros(max((s.id for s in self.segments), default=0) + 1, np.uint8)
-        for segment in self.segments:
-            lookup[segment.id] = segment.class_id
-        return lookup[self.ids]
+        values, index = self._compact()
+        class_of = {s.id: s.class_id for s in self.segments}
+        return np.array([class_of.get(int(i), 0) for i in values], np.uint8)[index]
 
     def segment_color(self, segment: Segment) -> tuple[int, int, int]:
         """RGB 0-255: the class colour for stuff, a hue of its own near the class colour for each thing.
