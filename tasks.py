@@ -167,7 +167,7 @@ def main() -> int:
         extras = {"viewer"} if options.view or options.task == "gui" else set()
         python = sys.executable if options.here else environment(".venv-demo", extras)
     else:
-        python = sys.executable if options.here else environment(".venv-test", {"viewer", "train", "test"})
+        python = sys.executable if options.here else environment(".venv-test", {"viewer", "train", "batch", "test"})
     commands = {
         "demo": lambda: run([python, "-m", "medpanoptic", "demo", *(["--view"] if options.view else []), *tool]),
         "gui": lambda: run([python, "-m", "napari", *tool]),
