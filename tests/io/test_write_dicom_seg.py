@@ -290,7 +290,7 @@ def test_a_result_read_back_needs_the_volume(tmp_path):
 
 def test_a_result_elsewhere_is_refused_and_leaves_nothing(tmp_path):
     source = write_series(tmp_path / "in", GRIDS["axial"])
-    with pytest.raises(WriteError, match="SEG-GEOMETRY"):
+    with pytest.raises(WriteError, match="DICOM-GEOMETRY"):
         write_result(result_on(GRIDS["oblique"], source), tmp_path / "out", formats=("dicom-seg",))
     assert [p.name for p in tmp_path.iterdir()] == ["in"]
 
@@ -301,14 +301,14 @@ def test_errors_hold_no_tag_value(tmp_path):
         data = pydicom.dcmread(path)
         del data.StudyInstanceUID
         data.save_as(path)
-    with pytest.raises(WriteError, match=r"SEG-SOURCE.*StudyInstanceUID"):
+    with pytest.raises(WriteError, match=r"DICOM-SOURCE.*StudyInstanceUID"):
         write_result(result_on(GRIDS["axial"], source), tmp_path / "out", formats=("dicom-seg",))
     for path in source.paths:
         data = pydicom.dcmread(path)
         data.StudyInstanceUID = "1.2.3"
         del data.PixelSpacing, data.Rows
         data.save_as(path)
-    with pytest.raises(WriteError, match="SEG-SOURCE") as caught:
+    with pytest.raises(WriteError, match="DICOM-SOURCE") as caught:
         write_result(result_on(GRIDS["axial"], source), tmp_path / "out", formats=("dicom-seg",))
     assert "Secret" not in str(caught.value)
     assert caught.value.__cause__ is None
