@@ -56,17 +56,19 @@ def efficientps_centres(
     norm: Norm = "batch",
     two_way: bool = True,
     plain_semantic_head: bool = False,
+    foreground_weight: float = 0.0,
     **decoding: float,
 ) -> PanopticNet:
     """Build EfficientPS' trunk and semantic head with the dense CentreHead in place of the proposal head.
 
+    foreground_weight : see PanopticNet.
     decoding : CentreHead's offset_scale, peak_threshold, peak_window, merge_distance, reach, min_size.
     """
     backbone, neck, semantic = _trunk(
         spatial_dims, in_channels, out_channels, fpn_channels, head_channels, norm, two_way, plain_semantic_head
     )
     head = CentreHead(spatial_dims, fpn_channels, tuple(thing_channels), head_channels, norm, **decoding)  # type: ignore[arg-type]
-    return PanopticNet(backbone, neck, semantic, head)
+    return PanopticNet(backbone, neck, semantic, head, foreground_weight)
 
 
 def fcn_mask_rcnn(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medpanoptic.networks.layers import Norm, resize_to, separable_conv
-from medpanoptic.networks.losses import instance_weights
+from medpanoptic.networks.losses import instance_weights, thing_log_odds
 from medpanoptic.networks.outputs import Instances, Targets
 
 OUTSIDE_LOGIT = -12.0  # mask logit of a pixel in the box that belongs to another thing
@@ -90,7 +90,7 @@ class CentreHead(nn.Module):
 
     def _decode(self, maps: Tensor, semantic_logits: Tensor) -> Instances:
         shape = tuple(maps.shape[1:])
-        foreground = thing_log_odds(semantic_logits, self.thing_channels)
+        foreground = thing_log_odds(semantic_logits, self.thing_channels, 0)
         heat = maps[0].sigmoid()
         pixels = (foreground > 0).nonzero()
         if len(pixels) == 0:
@@ -113,13 +113,6 @@ class CentreHead(nn.Module):
         keep = _greedy_far_apart(moved.cpu().numpy(), self.merge_distance)
         kept = torch.as_tensor(keep, device=heat.device, dtype=torch.int64)
         return moved[kept], scores[kept]
-
-
-def thing_log_odds(semantic_logits: Tensor, thing_channels: tuple[int, ...]) -> Tensor:
-    """Return (*S) log-odds of any thing class against all the rest, from (K, *S) logits."""
-    things = list(thing_channels)
-    rest = [k for k in range(len(semantic_logits)) if k not in thing_channels]
-    return semantic_logits[things].logsumexp(0) - semantic_logits[rest].logsumexp(0)
 
 
 def centre_targets(instances: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -20,6 +22,32 @@ def semantic_loss(logits: Tensor, target: Tensor, dice_weight: float = 1.0, wors
         return logits.sum() * 0
     loss = known.topk(max(1, int(worst * known.numel())), sorted=False).values.mean()
     return loss + dice_weight * dice_loss(logits, target) if dice_weight else loss
+
+
+def foreground_loss(logits: Tensor, target: Tensor, thing_channels: Sequence[int], worst: float = 0.25) -> Tensor:
+    """Return binary cross-entropy of the worst pixels plus soft Dice, things of any class against all the rest.
+
+    Shapes as in ``semantic_loss``. With several thing classes, or doubtful labels of stuff, the worst pixels of the
+    plain cross-entropy are disputes among classes, and the rim of things, which decides panoptic quality, is not
+    among them.
+    """
+    known = target >= 0
+    if not bool(known.any()):
+        return logits.sum() * 0
+    channels = torch.as_tensor(thing_channels, device=target.device)
+    truth = torch.isin(target, channels)
+    odds = thing_log_odds(logits.float(), thing_channels, 1)
+    entropy = F.binary_cross_entropy_with_logits(odds, truth.float(), reduction="none")[known]
+    loss = entropy.topk(max(1, int(worst * entropy.numel())), sorted=False).values.mean()
+    pair = torch.stack([torch.zeros_like(odds), odds], 1)
+    return loss + dice_loss(pair, torch.where(known, truth.long(), -1))
+
+
+def thing_log_odds(logits: Tensor, thing_channels: Sequence[int], axis: int) -> Tensor:
+    """Return the log-odds of any thing class against all the rest; ``axis`` of the logits holds the K classes."""
+    rest = [k for k in range(logits.shape[axis]) if k not in thing_channels]
+    things, others = (torch.as_tensor(c, device=logits.device) for c in (list(thing_channels), rest))
+    return logits.index_select(axis, things).logsumexp(axis) - logits.index_select(axis, others).logsumexp(axis)
 
 
 def dice_loss(logits: Tensor, target: Tensor) -> Tensor:

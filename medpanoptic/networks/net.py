@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from medpanoptic.networks.backbone import EfficientNetLite
 from medpanoptic.networks.fcn import FCN
-from medpanoptic.networks.losses import semantic_loss
+from medpanoptic.networks.losses import foreground_loss, semantic_loss
 from medpanoptic.networks.outputs import Prediction, Targets
 
 
@@ -27,12 +27,19 @@ class PanopticNet(nn.Module):
     """Backbone -> neck -> semantic head and instance head. See ``build`` for the named combinations.
 
     divisor : spatial sizes must be multiples of this (the coarsest stride); the callers pad.
+    foreground_weight : of ``foreground_loss`` in training; 0 leaves it out.
     """
 
     def __init__(
-        self, backbone: EfficientNetLite, neck: nn.Module, semantic_head: nn.Module, instance_head: nn.Module
+        self,
+        backbone: EfficientNetLite,
+        neck: nn.Module,
+        semantic_head: nn.Module,
+        instance_head: nn.Module,
+        foreground_weight: float = 0.0,
     ) -> None:
         super().__init__()
+        self.foreground_weight = foreground_weight
         self.backbone, self.neck = backbone, neck
         self.semantic_head, self.instance_head = semantic_head, instance_head
         self.divisor = backbone.strides[-1]
@@ -45,7 +52,7 @@ class PanopticNet(nn.Module):
 
     def loss(self, x: Tensor, targets: Targets) -> dict[str, Tensor]:
         """Return the named losses of a batch; their plain sum is trained (EfficientPS equation 3)."""
-        return _losses(self(x), targets, self.instance_head)
+        return _losses(self(x), targets, self.instance_head, self.foreground_weight)
 
     @torch.no_grad()
     def predict(self, x: Tensor) -> list[Prediction]:
@@ -82,8 +89,11 @@ class TwoNetworks(nn.Module):
         return _predictions(self(x), self.instance_head)
 
 
-def _losses(out: NetOutput, targets: Targets, instance_head: Any) -> dict[str, Tensor]:
+def _losses(out: NetOutput, targets: Targets, instance_head: Any, foreground_weight: float = 0.0) -> dict[str, Tensor]:
     losses = {"semantic": semantic_loss(out.semantic_logits, targets.semantic)}
+    if foreground_weight:
+        value = foreground_loss(out.semantic_logits, targets.semantic, instance_head.thing_channels)
+        losses["foreground"] = foreground_weight * value
     return losses | instance_head.loss(out.raw, out.features, targets)
 
 

@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medpanoptic.networks.centre_head import CentreHead, centre_targets, thing_log_odds
+from medpanoptic.networks.centre_head import CentreHead, centre_targets
+from medpanoptic.networks.losses import foreground_loss, thing_log_odds
 
 
 def perfect_maps(ids, offset_scale=16.0):
@@ -110,4 +111,15 @@ def test_targets_point_into_the_thing(dims):
 def test_log_odds_are_those_of_the_softmax():
     logits = torch.randn(4, 5, 5)
     p = logits.softmax(0)[[1, 3]].sum(0)
-    torch.testing.assert_close(thing_log_odds(logits, (1, 3)), torch.logit(p), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(thing_log_odds(logits, (1, 3), 0), torch.logit(p), rtol=1e-4, atol=1e-5)
+
+
+def test_foreground_loss_ignores_disputes_among_thing_classes_and_the_unknown():
+    target = torch.tensor([[[0, 1, 2, -1]]])
+    swapped = torch.full((1, 3, 1, 4), -9.0)
+    swapped[0, (0, 2, 1, 0), 0, (0, 1, 2, 3)] = 9.0  # thing classes 1 and 2 taken for each other
+    assert foreground_loss(swapped, target, (1, 2)) < 1e-3
+    missed = swapped.clone()
+    missed[0, :, 0, 1] = torch.tensor([9.0, -9.0, -9.0])
+    assert foreground_loss(missed, target, (1, 2)) > 1
+    assert foreground_loss(missed, torch.full_like(target, -1), (1, 2)) == 0
