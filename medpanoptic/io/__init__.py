@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+from medpanoptic.io.formats import FORMATS
+from medpanoptic.io.losses import losses
 from medpanoptic.io.read import find_series, read_study, read_volume
-from medpanoptic.io.write import FORMATS, convert, read_result, write_result
+from medpanoptic.io.result_reader import read_result
+from medpanoptic.io.write import Conversion, convert, write_result
 
-__all__ = ["FORMATS", "convert", "find_series", "read_result", "read_study", "read_volume", "write_result"]
+__all__ = [
+    "FORMATS",
+    "Conversion",
+    "convert",
+    "find_series",
+    "losses",
+    "read_result",
+    "read_study",
+    "read_volume",
+    "write_result",
+]

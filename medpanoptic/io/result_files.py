@@ -7,7 +7,7 @@ import json
 import struct
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from medpanoptic.classes import ClassTable
 from medpanoptic.errors import ReadError, WriteError
-from medpanoptic.geometry import Affine, check_affine, to_world, voxel_spacing
+from medpanoptic.geometry import Affine, check_affine, same_grid, to_world, voxel_spacing
 from medpanoptic.result import Box, Dropped, PanopticResult, Provenance, Segment
 from medpanoptic.volume import Volume
 
@@ -220,6 +220,28 @@ def write_tiff(path: Path, array: NDArray, spacing: NDArray[np.float64] | None) 
     tifffile.imwrite(
         path, array, compression="zlib", photometric="minisblack", metadata=None, software="medpanoptic", **tags
     )
+
+
+def read_folder(path: Path, image: Volume | None = None) -> PanopticResult:
+    """Read a result folder, or the segments.json in it. ``image`` gives the source that the files do not name.
+
+    Raises ReadError: RESULT-MISSING, RESULT-FORMAT, RESULT-VERSION, RESULT-SHAPE, RESULT-DAMAGED; ResultError.
+    """
+    table = path / TABLE if path.is_dir() else path
+    data = read_json(table)
+    shape = _shape(data, table)
+    ids = read_map(table.parent, "panoptic", shape, np.int32)
+    stuff = read_map(table.parent, "stuff", shape, np.uint8) if data.get("stuff_map") else None
+    result = result_from_json(data, ids, stuff)
+    known = image is not None and same_grid(image.affine, result.affine, image.shape, shape)
+    return replace(result, source=image.source) if image is not None and known else result
+
+
+def _shape(data: Mapping[str, object], table: Path) -> tuple[int, ...]:
+    shape = data.get("shape")
+    if not isinstance(shape, list) or len(shape) not in (2, 3) or not all(isinstance(n, int) and n > 0 for n in shape):
+        raise ReadError("RESULT-FORMAT", f"{table} has no usable 'shape'")
+    return tuple(shape)
 
 
 def read_map(folder: Path, kind: str, shape: tuple[int, ...], dtype: type) -> NDArray:

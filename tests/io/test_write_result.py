@@ -19,9 +19,9 @@ from medpanoptic.classes import ClassInfo, ClassTable, Code
 from medpanoptic.errors import MedpanopticError, ReadError, WriteError
 from medpanoptic.geometry import spatial_affine, to_world
 from medpanoptic.identity import array_digest, result_digest, uid_from
-from medpanoptic.io import write
+from medpanoptic.io import result_files
 from medpanoptic.io.coco import ids_to_rgb, rgb_to_ids, write_coco
-from medpanoptic.io.write import FORMATS, convert, read_result, write_result
+from medpanoptic.io.write import convert, read_result, write_result
 from medpanoptic.result import Dropped, PanopticResult, Provenance, Segment
 from medpanoptic.volume import Channel, Source, Volume
 
@@ -266,8 +266,7 @@ def test_a_failure_leaves_the_older_result(tmp_path, monkeypatch):
     def full_disk(*_):
         raise OSError(28, "No space left on device")
 
-    row = FORMATS["csv"]._replace(write=full_disk)
-    monkeypatch.setattr(write, "FORMATS", {**FORMATS, "csv": row})
+    monkeypatch.setattr(result_files, "write_csv", full_disk)
     with pytest.raises(WriteError, match=r"WRITE-OS.*No space left"):
         write_result(make(3), tmp_path / "case", formats=("csv",))
     assert (tmp_path / "case" / "panoptic.tif").read_bytes() == before
@@ -363,7 +362,7 @@ def test_a_damaged_tiff_is_refused(tmp_path):
 def test_convert_writes_other_formats(tmp_path):
     write_result(make(2), tmp_path / "a")
     files = convert(tmp_path / "a", tmp_path / "b", ["coco"])
-    assert files["coco"][0].name == "coco_panoptic.json"
+    assert files.files["coco"][0].name == "coco_panoptic.json"
     assert_same(read_result(tmp_path / "a"), read_result(tmp_path / "b"))
 
 

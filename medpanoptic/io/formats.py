@@ -1,0 +1,122 @@
+"""The one table of formats: who writes and reads each, and what each can hold.
+
+The rows name functions and import nothing, so that ``--help`` and reading one format do not wait for the others.
+A new format is one file beside this one, one row here and one page in docs/formats/.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from medpanoptic.result import PanopticResult
+    from medpanoptic.volume import Volume
+
+# what a result can hold, in the words that ``losses`` and docs/formats/index.md use
+HOLDABLE: Mapping[str, str] = {
+    "map": "which pixel belongs to which segment",
+    "ids": "segment ids",
+    "classes": "class names, and which are things",
+    "codes": "coded category and type of classes",
+    "colors": "class colours",
+    "unused": "classes without a segment",
+    "scores": "scores",
+    "origin": "origin of segments (edited, added)",
+    "verdicts": "verdicts of the review",
+    "tracking": "tracking UIDs",
+    "stuff": "stuff segments",
+    "under": "stuff under the things",
+    "dropped": "dropped candidates",
+    "affine": "position and orientation",
+    "spacing": "pixel size",
+    "provenance": "model, version and weights hash",
+    "parameters": "parameters of the run",
+}
+EVERYTHING = frozenset(HOLDABLE)
+
+
+class Format(NamedTuple):
+    """One row of ``FORMATS``.
+
+    writer, reader : "module:function" in medpanoptic.io. A writer takes (result, folder, volume or None) and returns
+        the files it made in the folder; a reader takes (path, volume or None) and returns a result. "" where there is
+        none.
+    ndims : 2, 3 or both. files : the names it may write, the one to read it from first.
+    holds : keys of ``HOLDABLE``. sop_classes : UIDs of the DICOM objects that its reader takes.
+    """
+
+    description: str
+    writer: str
+    ndims: tuple[int, ...]
+    files: tuple[str, ...]
+    holds: frozenset[str]
+    reader: str = ""
+    sop_classes: tuple[str, ...] = ()
+
+    def write(self, result: PanopticResult, folder: Path, volume: Volume | None = None) -> list[Path]:
+        """Write the files of this format into an existing folder and return them."""
+        written: list[Path] = _load(self.writer)(result, folder, volume)
+        return written
+
+    def read(self, path: Path, volume: Volume | None = None) -> PanopticResult:
+        """Read a file or folder of this format; ``reader`` must not be ""."""
+        result: PanopticResult = _load(self.reader)(path, volume)
+        return result
+
+
+_MAPS = ("panoptic.nii.gz", "panoptic.tif", "stuff.nii.gz", "stuff.tif")
+_CSV = EVERYTHING - {"map", "codes", "colors", "unused", "under", "dropped", "affine", "spacing"}
+_SEG = EVERYTHING - {"scores", "verdicts", "unused", "under", "dropped", "parameters"}
+FORMATS: Mapping[str, Format] = {
+    "json": Format(
+        "table of classes, segments and provenance (always written)",
+        "result_files:write_table",
+        (2, 3),
+        ("segments.json",),
+        EVERYTHING - {"map", "under"},
+        reader="result_files:read_folder",
+    ),
+    "nifti": Format(
+        "int32 id map: NIfTI for volumes, TIFF for 2D (always written)",
+        "result_files:write_maps",
+        (2, 3),
+        _MAPS,
+        frozenset({"map", "ids", "stuff", "under", "affine", "spacing"}),
+    ),
+    "csv": Format(
+        "one row per segment",
+        "result_files:write_csv",
+        (2, 3),
+        ("segments.csv",),
+        _CSV - {"provenance", "parameters"},
+    ),
+    "png": Format(
+        "picture with segments drawn over the image",
+        "overlay:write_overlay",
+        (2, 3),
+        ("overlay.png",),
+        frozenset({"colors", "stuff"}),
+    ),
+    "dicom-seg": Format(
+        "DICOM Segmentation that points at the source slices",
+        "dicom_seg:write_dicom_seg",
+        (3,),
+        ("seg.dcm",),
+        _SEG,
+    ),
+    "coco": Format(
+        "COCO panoptic JSON and PNG, one PNG per slice for volumes",
+        "coco:write_coco",
+        (2, 3),
+        ("coco_panoptic.json", "coco_panoptic.png", "coco_panoptic"),
+        frozenset({"map", "ids", "classes", "colors", "unused", "stuff"}),
+    ),
+}
+
+
+def _load(name: str):  # type: ignore[no-untyped-def]
+    module, _, function = name.partition(":")
+    return getattr(import_module(f"medpanoptic.io.{module}"), function)
