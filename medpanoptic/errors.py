@@ -5,8 +5,10 @@ MedpanopticError                 every error of this package; ``code`` is stable
 │   ├── GeometryError            positions, orientation or spacing do not describe one volume
 │   └── SelectionError           several candidates or none for what was asked
 ├── ResultError                  a result would be invalid (ids, classes, shape)
+├── BatchError                   a batch cannot start or go on: its ledger, workers, disk or peer
 ├── ModelError                   a bundle or its weights cannot be used
 ├── DataError                    training or evaluation data is not in the layout it claims
+├── ReviewError                  an action of a review is impossible, or its journal or signature is not sound
 └── WriteError                   an output cannot be written or the format is unknown
 
 Texts name the file, series or slice, what was found and what to do. They never hold a value of a
@@ -48,8 +50,16 @@ class ModelError(MedpanopticError):
     """A bundle or its weights cannot be used."""
 
 
+class BatchError(MedpanopticError):
+    """A batch cannot start or go on."""
+
+
 class DataError(MedpanopticError):
     """Training or evaluation data is not in the layout it claims."""
+
+
+class ReviewError(MedpanopticError):
+    """An action of a review is impossible, or its journal or signature is not sound."""
 
 
 class WriteError(MedpanopticError):
