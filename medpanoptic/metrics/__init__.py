@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from medpanoptic.metrics.contingency import Overlap, overlap
 from medpanoptic.metrics.evaluation import evaluate
 from medpanoptic.metrics.quality import (
     AP_THRESHOLDS,
-    Overlap,
     PanopticQuality,
     average_precision,
     binary_quality,
     dice,
     mean_pq,
-    overlap,
     panoptic_quality,
     pooled,
 )

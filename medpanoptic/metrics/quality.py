@@ -6,6 +6,7 @@ Data Science Bowl 2018 (AP = TP / (TP + FP + FN), mean over IoU 0.50 to 0.95).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,9 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from medpanoptic.errors import DataError
+from medpanoptic.metrics.contingency import Overlap, overlap
 
-_BLOCK = 1 << 18  # pixels counted at a time
-_MOST_CELLS = 1 << 20  # of a table to count into: above, sorting is cheaper
 AP_THRESHOLDS = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
 
 
@@ -69,105 +69,6 @@ def _ratio(a: float, b: float) -> float:
     return a / b if b else float("nan")
 
 
-@dataclass(frozen=True, eq=False)
-class Overlap:
-    """All pairs of a predicted and a true segment that share pixels, and the size of every segment.
-
-    pred, true : (P,) ids of each pair, never void. shared, union : (P,) pixel counts.
-    pred_sizes, true_sizes : {id: pixels}; pred_in_void : {id: pixels of the prediction that lie in true void}.
-    """
-
-    pred: NDArray[np.int64]
-    true: NDArray[np.int64]
-    shared: NDArray[np.int64]
-    union: NDArray[np.int64]
-    pred_sizes: dict[int, int]
-    true_sizes: dict[int, int]
-    pred_in_void: dict[int, int]
-
-    @property
-    def iou(self) -> NDArray[np.float64]:
-        """(P,) intersection over union."""
-        return self.shared / self.union
-
-
-def overlap(pred_ids: NDArray[np.integer], true_ids: NDArray[np.integer], void: int | None = 0) -> Overlap:
-    """Count shared pixels of two id maps (*S), any number of dimensions, in one pass.
-
-    void : the id without a segment in both maps. True void was not annotated and is left out of unions. None: 0 has
-    no segment either, but is annotated background, so that it stays in unions (a plain instance map).
-    Raises DataError (METRIC-SHAPE) if the shapes differ.
-    """
-    if pred_ids.shape != true_ids.shape:
-        raise DataError("METRIC-SHAPE", f"prediction {pred_ids.shape} and truth {true_ids.shape} differ in shape")
-    rows, columns, counts, pred_values, true_values = _pairs(pred_ids.reshape(-1), true_ids.reshape(-1))
-    pred, true = pred_values[rows], true_values[columns]
-    pred_totals = np.bincount(rows, counts, len(pred_values)).astype(np.int64)
-    true_totals = np.bincount(columns, counts, len(true_values)).astype(np.int64)
-    empty = 0 if void is None else void
-    left_out = counts * (true == empty) if void is not None else np.zeros_like(counts)
-    in_void = np.bincount(rows, left_out, len(pred_values)).astype(np.int64)
-    kept = (pred != empty) & (true != empty)
-    rows, columns, shared = rows[kept], columns[kept], counts[kept]
-    return Overlap(
-        pred[kept],
-        true[kept],
-        shared,
-        pred_totals[rows] + true_totals[columns] - shared - in_void[rows],
-        _table(pred_values, pred_totals, empty),
-        _table(true_values, true_totals, empty),
-        _table(pred_values, in_void, empty),
-    )
-
-
-def _pairs(pred: NDArray[np.integer], true: NDArray[np.integer]) -> tuple[NDArray[np.int64], ...]:
-    """Return row, column and pixel count of each pair of values that occurs, and the values of rows and columns."""
-    # by blocks: what is counted stays in the cache, and a volume needs no copies of its own size
-    starts = range(0, max(1, pred.size), _BLOCK)
-    blocks = [_count_pairs(pred[i : i + _BLOCK], true[i : i + _BLOCK]) for i in starts]
-    pred_found, true_found, counts = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
-    pred_values, rows = np.unique(pred_found, return_inverse=True)
-    true_values, columns = np.unique(true_found, return_inverse=True)
-    keys, index = np.unique(rows * len(true_values) + columns, return_inverse=True)
-    totals = np.bincount(index, counts, len(keys)).astype(np.int64)
-    return keys // len(true_values), keys % len(true_values), totals, pred_values, true_values
-
-
-def _count_pairs(pred: NDArray[np.integer], true: NDArray[np.integer]) -> tuple[NDArray[np.int64], ...]:
-    """Return the pairs of values (pred, true) of one block and how often each occurs."""
-    if pred.size == 0:
-        return (np.zeros(0, np.int64),) * 3
-    pred_values, rows = _compact(pred)
-    true_values, columns = _compact(true)
-    width = len(true_values)
-    keys = rows * width + columns
-    if len(pred_values) * width <= _MOST_CELLS:
-        table = np.bincount(keys, minlength=1)
-        cells = np.flatnonzero(table)
-        counts = table[cells]
-    else:
-        cells, counts = np.unique(keys, return_counts=True)
-    return pred_values[cells // width], true_values[cells % width], counts
-
-
-def _compact(ids: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the sorted distinct ids of a block and, per pixel, the index into them."""
-    low, high = int(ids.min()), int(ids.max())
-    if high - low >= _MOST_CELLS:
-        values, index = np.unique(ids, return_inverse=True)
-        return values.astype(np.int64), index
-    # counting is ten times faster than sorting
-    shifted = ids.astype(np.int64) - low
-    present = np.flatnonzero(np.bincount(shifted))
-    lookup = np.zeros(high - low + 1, np.int64)
-    lookup[present] = np.arange(len(present))
-    return present + low, lookup[shifted]
-
-
-def _table(values: NDArray[np.int64], counts: NDArray[np.int64], empty: int) -> dict[int, int]:
-    return {int(v): int(n) for v, n in zip(values, counts, strict=True) if v != empty}
-
-
 # ---- panoptic quality
 
 
@@ -188,21 +89,59 @@ def panoptic_quality(
     A segment that is listed but has no pixel is not there. Raises DataError: METRIC-SHAPE, METRIC-IDS.
     """
     pairs = overlap(pred_ids, true_ids, void)
+    return count_matches(match_segments(pairs, pred_segments, true_segments), pred_segments, true_segments, classes)
+
+
+@dataclass(frozen=True, eq=False)
+class Matches:
+    """What became of every segment that has pixels, as ids.
+
+    pred, true, iou : (M,) the matched pairs, in the order of their ids. false_pred : false alarms. false_true :
+    misses. ignored : predictions of which more than half lies in true void, not counted.
+    """
+
+    pred: NDArray[np.int64]
+    true: NDArray[np.int64]
+    iou: NDArray[np.float64]
+    false_pred: tuple[int, ...]
+    false_true: tuple[int, ...]
+    ignored: tuple[int, ...]
+
+
+def match_segments(pairs: Overlap, pred_segments: Mapping[int, int], true_segments: Mapping[int, int]) -> Matches:
+    """Pair segments {id: class} of one class with IoU > 0.5, strictly; see ``panoptic_quality``.
+
+    Raises DataError (METRIC-IDS) if the map holds an id without a class.
+    """
     _check_ids(pairs.pred_sizes, pred_segments, "prediction")
     _check_ids(pairs.true_sizes, true_segments, "truth")
-    same = _classes_of(pairs.pred, pred_segments) == _classes_of(pairs.true, true_segments)
+    same = classes_of(pairs.pred, pred_segments) == classes_of(pairs.true, true_segments)
     matched = same & (2 * pairs.shared > pairs.union)
-    pred_class, iou = _classes_of(pairs.pred[matched], pred_segments), pairs.iou[matched]
-    hit_pred, hit_true = set(pairs.pred[matched].tolist()), set(pairs.true[matched].tolist())
-    false_pred = [pred_segments[i] for i in pairs.pred_sizes if i not in hit_pred and not _in_void(pairs, i)]
-    false_true = [true_segments[i] for i in pairs.true_sizes if i not in hit_true]
+    pred, true = pairs.pred[matched], pairs.true[matched]
+    hit_pred, hit_true = set(pred.tolist()), set(true.tolist())
+    alone = [i for i in pairs.pred_sizes if i not in hit_pred]
+    return Matches(
+        pred,
+        true,
+        pairs.iou[matched],
+        tuple(i for i in alone if not pairs.in_void(i)),
+        tuple(i for i in pairs.true_sizes if i not in hit_true),
+        tuple(i for i in alone if pairs.in_void(i)),
+    )
+
+
+def count_matches(
+    matches: Matches, pred_segments: Mapping[int, int], true_segments: Mapping[int, int], classes: Iterable[int]
+) -> dict[int, PanopticQuality]:
+    """Return the counts of each class in ``classes``."""
+    pred_class = classes_of(matches.pred, pred_segments)
+    false_pred, false_true = (
+        Counter(segments[i] for i in ids)
+        for ids, segments in ((matches.false_pred, pred_segments), (matches.false_true, true_segments))
+    )
     return {
         c: PanopticQuality(
-            c,
-            int((pred_class == c).sum()),
-            false_pred.count(c),
-            false_true.count(c),
-            float(iou[pred_class == c].sum()),
+            c, int((pred_class == c).sum()), false_pred[c], false_true[c], float(matches.iou[pred_class == c].sum())
         )
         for c in classes
     }
@@ -214,12 +153,9 @@ def _check_ids(sizes: Mapping[int, int], segments: Mapping[int, int], what: str)
         raise DataError("METRIC-IDS", f"the {what} map holds ids without a class, the first are {unknown[:5]}")
 
 
-def _classes_of(ids: NDArray[np.int64], segments: Mapping[int, int]) -> NDArray[np.int64]:
-    return np.array([segments[int(i)] for i in ids], np.int64)
-
-
-def _in_void(pairs: Overlap, pred_id: int) -> bool:
-    return 2 * pairs.pred_in_void[pred_id] > pairs.pred_sizes[pred_id]
+def classes_of(ids: NDArray[np.int64], segments: Mapping[int, int]) -> NDArray[np.int64]:
+    """Return the class of each id."""
+    return np.array([segments[i] for i in ids.tolist()], np.int64)
 
 
 def binary_quality(
@@ -266,8 +202,13 @@ def average_precision(
     Instance maps (*S) of one class, 0 = background. Thresholds >= 0.5. NaN where both maps are empty.
     """
     pairs = overlap(pred_ids, true_ids, void=None)
-    tp = np.array([int((pairs.iou > t).sum()) for t in thresholds], float)
-    total = len(pairs.pred_sizes) + len(pairs.true_sizes) - tp
+    return precision_at(pairs.iou, len(pairs.pred_sizes) + len(pairs.true_sizes), thresholds)
+
+
+def precision_at(iou: NDArray[np.float64], segments: int, thresholds: Sequence[float]) -> NDArray[np.float64]:
+    """Return AP at each threshold >= 0.5 from the IoU of all pairs and the number of segments on both sides."""
+    tp = np.array([int((iou > t).sum()) for t in thresholds], float)
+    total = segments - tp
     return np.divide(tp, total, out=np.full(len(tp), np.nan), where=total > 0)
 
 
