@@ -88,7 +88,7 @@ FORMATS: Mapping[str, Format] = {
     ),
     "csv": Format(
         "one row per segment",
-        "result_files:write_csv",
+        "segments_csv:write_csv",
         (2, 3),
         ("segments.csv",),
         _CSV - {"provenance", "parameters"},

@@ -6,7 +6,7 @@ import numpy as np
 
 from medpanoptic.geometry import spatial_affine, voxel_spacing
 from medpanoptic.io.formats import FORMATS, HOLDABLE
-from medpanoptic.io.result_files import is_calibrated
+from medpanoptic.measure import is_calibrated
 from medpanoptic.result import PanopticResult
 
 

@@ -1,8 +1,7 @@
-"""The files that every result folder holds: segments.json, the id map, the stuff map; and segments.csv."""
+"""The files that every result folder holds: segments.json, the id map, the stuff map."""
 
 from __future__ import annotations
 
-import csv
 import json
 import struct
 import zlib
@@ -17,7 +16,8 @@ from numpy.typing import NDArray
 
 from medpanoptic.classes import ClassTable
 from medpanoptic.errors import ReadError, WriteError
-from medpanoptic.geometry import Affine, check_affine, same_grid, to_world, voxel_spacing
+from medpanoptic.geometry import Affine, check_affine, same_grid, voxel_spacing
+from medpanoptic.measure import is_calibrated
 from medpanoptic.result import Box, Dropped, PanopticResult, Provenance, Segment
 from medpanoptic.volume import Volume
 
@@ -37,17 +37,11 @@ _TIFF_ERRORS = (
     struct.error,
     zlib.error,
 )
-_AXES = {2: ("row", "column"), 3: ("slice", "row", "column")}
 
 
 def map_name(kind: str, ndim: int) -> str:
     """Return the file name of a map: ``panoptic`` or ``stuff``, as NIfTI for volumes and TIFF for 2D."""
     return f"{kind}.nii.gz" if ndim == 3 else f"{kind}.tif"
-
-
-def is_calibrated(result: PanopticResult) -> bool:
-    """Tell whether mm are known; ``provenance.parameters["calibrated"] = False`` says that 1 mm per pixel stands in."""
-    return bool(result.provenance.parameters.get("calibrated", True))
 
 
 def measure_name(ndim: int) -> str:
@@ -284,42 +278,3 @@ def _read_nifti_map(path: Path) -> NDArray:
         return read_nifti(path).array[0]
     except ReadError as error:
         raise ReadError("RESULT-DAMAGED", f"{path} cannot be read ({error}); write the result again") from error
-
-
-# ---- segments.csv
-
-
-def write_csv(result: PanopticResult, folder: Path, volume: Volume | None = None) -> list[Path]:
-    """Write segments.csv: one row per segment, for spreadsheets and pandas. Boxes are half-open, centroids LPS mm."""
-    path = folder / "segments.csv"
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(csv_columns(result.ndim))
-        writer.writerows(_csv_row(result, s) for s in result.segments)
-    return [path]
-
-
-def csv_columns(ndim: int) -> list[str]:
-    """Return the header of segments.csv."""
-    boxes = [f"{axis}_{end}" for axis in _AXES[ndim] for end in ("start", "stop")]
-    head = ["id", "class_id", "class", "is_thing", "score", "origin", "verdict", "size", measure_name(ndim)]
-    return [*head, "centroid_x_mm", "centroid_y_mm", "centroid_z_mm", *boxes, "tracking_uid"]
-
-
-def _csv_row(result: PanopticResult, segment: Segment) -> list[object]:
-    info = result.classes[segment.class_id]
-    size = result.sizes[segment.id]
-    calibrated = is_calibrated(result)
-    measure = f"{size * result.voxel_size:.6g}" if calibrated else ""
-    place = [f"{v:.3f}" for v in centroid(result, segment)] if info.is_thing and calibrated else [""] * 3
-    head = [segment.id, info.id, info.name, int(info.is_thing), f"{segment.score:.6g}", segment.origin, segment.verdict]
-    box = [end for axis in result.boxes[segment.id] for end in axis]
-    return [*head, size, measure, *place, *box, segment.tracking_uid]
-
-
-def centroid(result: PanopticResult, segment: Segment) -> NDArray[np.float64]:
-    """Return the (3,) LPS mm mean position of a segment's voxel centres."""
-    box = result.boxes[segment.id]
-    inside = result.ids[tuple(slice(*axis) for axis in box)] == segment.id
-    mean = [float(index.mean()) + start for index, (start, _) in zip(np.nonzero(inside), box, strict=True)]
-    return to_world([mean], result.affine)[0]

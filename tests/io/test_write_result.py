@@ -19,7 +19,7 @@ from medpanoptic.classes import ClassInfo, ClassTable, Code
 from medpanoptic.errors import MedpanopticError, ReadError, WriteError
 from medpanoptic.geometry import spatial_affine, to_world
 from medpanoptic.identity import array_digest, result_digest, uid_from
-from medpanoptic.io import result_files
+from medpanoptic.io import segments_csv
 from medpanoptic.io.coco import ids_to_rgb, rgb_to_ids, write_coco
 from medpanoptic.io.write import convert, read_result, write_result
 from medpanoptic.result import Dropped, PanopticResult, Provenance, Segment
@@ -163,6 +163,7 @@ def test_csv_opens_in_pandas(tmp_path):
     assert (row["class"], row["size"], row["area_mm2"]) == ("lesion", 6, 0.75)
     assert (row["centroid_x_mm"], row["centroid_y_mm"]) == (0.75, 0.75)
     assert (row["row_start"], row["row_stop"], row["column_start"], row["column_stop"]) == (1, 3, 2, 5)
+    assert row["long_axis_mm"] >= row["short_axis_mm"] > 0
 
 
 def test_without_a_pixel_size_there_are_no_millimetres(tmp_path):
@@ -266,7 +267,7 @@ def test_a_failure_leaves_the_older_result(tmp_path, monkeypatch):
     def full_disk(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(result_files, "write_csv", full_disk)
+    monkeypatch.setattr(segments_csv, "write_csv", full_disk)
     with pytest.raises(WriteError, match=r"WRITE-OS.*No space left"):
         write_result(make(3), tmp_path / "case", formats=("csv",))
     assert (tmp_path / "case" / "panoptic.tif").read_bytes() == before
@@ -386,3 +387,16 @@ def test_digests_see_values_and_not_layout_or_time():
         make(provenance=Provenance(**{**vars(result.provenance), "created": "2026"}))
     )
     assert result_digest(result) != result_digest(make(segments=(*result.segments[:2], Segment(300, 1, 0.5))))
+
+
+def test_csv_carries_the_grey_values_of_each_channel(tmp_path):
+    result = make(3)
+    array = np.stack([np.full(result.ids.shape, v, np.float32) for v in (40.0, 2.5)])
+    volume = Volume(array, result.affine, (Channel("ct", "CT", "HU"), Channel("pet", "PT", "SUV")))
+    write_result(result, tmp_path / "case", formats=("csv",), volume=volume)
+    table = pd.read_csv(tmp_path / "case" / "segments.csv").set_index("id")
+    lesion = table.loc[3]
+    assert (lesion["ct_mean_HU"], lesion["pet_max_SUV"], lesion["pet_peak_SUV"]) == (40, 2.5, 2.5)
+    assert "ct_peak_HU" not in table
+    assert table.loc[~table["is_thing"].astype(bool), ["ct_mean_HU", "long_axis_mm"]].isna().all(axis=None)
+    assert (table["volume_mm3"] > 0).all()
