@@ -29,7 +29,10 @@ class Code:
 
 @dataclass(frozen=True)
 class ClassInfo:
-    """One class. ``id`` >= 1 (0 is void); ``color`` is RGB 0-255; codes are DICOM segment category and type."""
+    """One class. ``id`` >= 1 (0 is void); ``color`` is RGB 0-255; codes are DICOM segment category and type.
+
+    region : DICOM anatomic region, such as Liver for a liver lesion; None where the class is not bound to one.
+    """
 
     id: int
     name: str
@@ -37,6 +40,7 @@ class ClassInfo:
     color: tuple[int, int, int]
     category: Code
     type: Code
+    region: Code | None = None
 
     def __post_init__(self) -> None:
         if self.id < 1:
@@ -53,11 +57,12 @@ class ClassInfo:
             (int(r), int(g), int(b)),
             Code.from_json(data["category"]),
             Code.from_json(data["type"]),
+            Code.from_json(data["region"]) if data.get("region") else None,
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return the plain form used in segments.json."""
-        return {
+        """Return the plain form used in segments.json; ``region`` is there only where the class has one."""
+        plain: dict[str, Any] = {
             "id": self.id,
             "name": self.name,
             "is_thing": self.is_thing,
@@ -65,6 +70,9 @@ class ClassInfo:
             "category": self.category.to_json(),
             "type": self.type.to_json(),
         }
+        if self.region is not None:
+            plain["region"] = self.region.to_json()
+        return plain
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""DICOM Segmentation (BINARY) beside its source series. Source: DICOM PS3.3 A.51, C.8.20."""
+"""DICOM Segmentation, BINARY or LABELMAP, beside its source series. Source: DICOM PS3.3 A.51, A.51.5, C.8.20."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from medpanoptic.errors import WriteError
 from medpanoptic.identity import Identity, identify
 from medpanoptic.io import dicom_common as common
+from medpanoptic.io.dicom_seg_frames import binary_frames, labelmap_frames, put_frames
 from medpanoptic.io.dicom_source import (
     dicom_source,
     frame_places,
@@ -28,28 +29,112 @@ if TYPE_CHECKING:
     from highdicom.seg import Segmentation, SegmentDescription
     from pydicom import Dataset
 
-_MAX_SEGMENTS = 65535  # Segment Number is an unsigned short
+MAX_SEGMENTS = 65535  # Segment Number is an unsigned short
+_EXPLICIT, _DEFLATED = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99"
+_JPEG_LS, _RLE = "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.5"
 
 
 def write_dicom_seg(result: PanopticResult, folder: Path, volume: Volume | None = None) -> list[Path]:
-    """Write seg.dcm: one segment per thing and per stuff class, on the source's frames.
+    """Write seg.dcm, BINARY: one segment per thing and per stuff class, one bit per pixel, only slices that hold it.
 
     The source is that of ``result`` or, after ``read_result``, of ``volume``. UIDs derive from the source series, the
-    model and the result, so that a re-run makes the same object. Without any segment, one blank frame per thing class
-    says that it was looked for and not found. Raises WriteError: FORMAT-NEEDS-DICOM, DICOM-SOURCE (the source lacks
-    what a SEG needs), DICOM-GEOMETRY (the result is not on the source's slices), SEG-TOO-MANY.
+    model and the result (``identify``), so that a re-run makes the same bytes. Without any segment, one blank frame per
+    thing class says that it was looked for and not found.
+    Raises WriteError: FORMAT-NEEDS-DICOM, DICOM-SOURCE (the source lacks what a SEG needs), DICOM-GEOMETRY (the result
+    is not on the source's slices), SEG-TOO-MANY (more than 65,535 segments).
     """
+    return _write(result, folder / "seg.dcm", volume, "BINARY", _EXPLICIT)
+
+
+def write_dicom_seg_deflated(result: PanopticResult, folder: Path, volume: Volume | None = None) -> list[Path]:
+    """Write seg_deflated.dcm: as ``write_dicom_seg``, the same object in the deflated transfer syntax."""
+    return _write(result, folder / "seg_deflated.dcm", volume, "BINARY", _DEFLATED)
+
+
+def write_dicom_labelmap(result: PanopticResult, folder: Path, volume: Volume | None = None) -> list[Path]:
+    """Write seg_labelmap.dcm: as ``write_dicom_seg``, but LABELMAP (8 or 16 bits), one frame a slice, JPEG-LS."""
+    return _write(result, folder / "seg_labelmap.dcm", volume, "LABELMAP", _JPEG_LS)
+
+
+def write_dicom_labelmap_rle(result: PanopticResult, folder: Path, volume: Volume | None = None) -> list[Path]:
+    """Write seg_labelmap_rle.dcm: the same object as ``write_dicom_labelmap`` in RLE, which every toolkit decodes."""
+    return _write(result, folder / "seg_labelmap_rle.dcm", volume, "LABELMAP", _RLE)
+
+
+def _write(result: PanopticResult, path: Path, volume: Volume | None, kind: str, syntax: str) -> list[Path]:
     source = dicom_source(result, volume, "dicom-seg")
-    if len(result.segments) > _MAX_SEGMENTS:
+    if len(result.segments) > MAX_SEGMENTS:
         raise WriteError(
-            "SEG-TOO-MANY", f"a DICOM SEG holds {_MAX_SEGMENTS} segments, the result has {len(result.segments)}"
+            "SEG-TOO-MANY", f"a DICOM SEG holds {MAX_SEGMENTS} segments, the result has {len(result.segments)}"
         )
     headers = read_headers(source)
     order = slice_of_frame(headers, result)
-    path = folder / "seg.dcm"
     with without_values("DICOM SEG"):
-        make_segmentation(result, identify(result, source), headers, order).save_as(path)
+        segmentation = make_segmentation(result, identify(result, source), headers, order, kind, syntax)
+        if kind == "BINARY" and result.segments:
+            with binary_frames(result, path.parent) as (frames, pixels):
+                put_frames(segmentation, frames, pixels, result.affine)
+                segmentation.save_as(path)
+        else:
+            segmentation.save_as(path)
     return [path]
+
+
+def make_segmentation(
+    result: PanopticResult,
+    identity: Identity,
+    headers: Sequence[Dataset],
+    order: NDArray[np.int64],
+    kind: str,
+    syntax: str,
+) -> Segmentation:
+    """Build the object from source headers (changed in place) and the slice of each frame.
+
+    kind : BINARY or LABELMAP. A BINARY object of a result with segments has, as a pattern for ``put_frames``, one frame
+    per slice of its first segment alone: highdicom would compare every slice with every segment.
+    """
+    import highdicom as hd
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    _normalise(headers, float(np.linalg.norm(result.affine[:3, 0])))
+    made = common.moment(result, headers[0])
+    role = "dicom-seg" if kind == "BINARY" else "dicom-seg-labelmap"
+    described = [_describe(result, s, n, identity) for n, s in enumerate(numbered(result), 1)]
+    with odd_patients(headers) as patient:
+        segmentation = hd.seg.Segmentation(
+            source_images=headers,
+            segmentation_type=kind,
+            series_instance_uid=identity.uid(f"{role} series"),
+            series_number=900 if kind == "BINARY" else 901,
+            sop_instance_uid=identity.uid(f"{role} instance"),
+            instance_number=1,
+            content_label="PANOPTIC",
+            content_description=f"Panoptic segmentation, {common.NOTE}",
+            series_description=common.series_description(result),
+            specific_character_set="ISO_IR 192",
+            # highdicom does not know the deflated syntax, which changes nothing but how the file is written
+            transfer_syntax_uid=_EXPLICIT if syntax == _DEFLATED else syntax,
+            contributing_equipment=common.contributing_equipment(result),
+            **common.equipment(result),
+            **common.content_times(made),
+            **_pixels(result, headers, order, kind, described),
+        )
+    if kind == "BINARY" and described:
+        segmentation.SegmentSequence = described
+    if syntax == _DEFLATED:
+        segmentation.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    put_patient(segmentation, patient)
+    common.repeat_times(segmentation, made)
+    uid = identity.uid(f"{role} dimensions")
+    segmentation.DimensionOrganizationSequence[0].DimensionOrganizationUID = uid
+    for item in segmentation.DimensionIndexSequence:
+        item.DimensionOrganizationUID = uid
+    return segmentation
+
+
+def numbered(result: PanopticResult) -> list[Segment]:
+    """Return the segments in the order of their DICOM segment numbers 1 ... n: by id."""
+    return sorted(result.segments, key=lambda s: s.id)
 
 
 def _normalise(headers: Sequence[Dataset], slice_step: float) -> None:
@@ -70,56 +155,20 @@ def _normalise(headers: Sequence[Dataset], slice_step: float) -> None:
     shared.PixelMeasuresSequence[0].pop("SpacingBetweenSlices", None)
 
 
-# ---- the segmentation
-
-
-def make_segmentation(
-    result: PanopticResult, identity: Identity, headers: Sequence[Dataset], order: NDArray[np.int64]
-) -> Segmentation:
-    """Build the object from source headers (changed in place) and the slice of each frame."""
-    import highdicom as hd
-
-    _normalise(headers, float(np.linalg.norm(result.affine[:3, 0])))
-    made = common.moment(result, headers[0])
-    with odd_patients(headers) as patient:
-        segmentation = hd.seg.Segmentation(
-            source_images=headers,
-            segmentation_type="BINARY",
-            series_instance_uid=identity.uid("dicom-seg series"),
-            series_number=900,
-            sop_instance_uid=identity.uid("dicom-seg instance"),
-            instance_number=1,
-            content_label="PANOPTIC",
-            content_description=f"Panoptic segmentation, {common.NOTE}",
-            series_description=common.series_description(result),
-            specific_character_set="ISO_IR 192",
-            contributing_equipment=common.contributing_equipment(result),
-            **common.equipment(result),
-            **common.content_times(made),
-            **_pixels_and_segments(result, headers, order, identity),
-        )
-    put_patient(segmentation, patient)
-    common.repeat_times(segmentation, made)
-    _fix_dimension_uid(segmentation, identity.uid("dicom-seg dimensions"))
-    return segmentation
-
-
-def _fix_dimension_uid(segmentation: Segmentation, uid: str) -> None:
-    segmentation.DimensionOrganizationSequence[0].DimensionOrganizationUID = uid
-    for item in segmentation.DimensionIndexSequence:
-        item.DimensionOrganizationUID = uid
-
-
-def _pixels_and_segments(
-    result: PanopticResult, headers: Sequence[Dataset], order: NDArray[np.int64], identity: Identity
+def _pixels(
+    result: PanopticResult,
+    headers: Sequence[Dataset],
+    order: NDArray[np.int64],
+    kind: str,
+    described: Sequence[SegmentDescription],
 ) -> dict[str, Any]:
-    if not result.segments:
+    if not described:
         return _nothing_found(result, headers)
-    known = np.array([0, *sorted(s.id for s in result.segments)])
-    numbers = np.searchsorted(known, result.ids).astype(np.uint16)
-    number_of = {int(i): n for n, i in enumerate(known)}
-    described = [_describe(result, s, number_of[s.id], identity) for s in sorted(result.segments, key=lambda s: s.id)]
-    return {"pixel_array": numbers[order], "segment_descriptions": described}
+    if kind == "LABELMAP":
+        return {"pixel_array": labelmap_frames(result, order), "segment_descriptions": described}
+    # a pattern without memory: every pixel of every frame is one number
+    ones = np.broadcast_to(np.uint8(1), (len(order), *result.ids.shape[1:]))
+    return {"pixel_array": ones, "segment_descriptions": described[:1]}
 
 
 def _nothing_found(result: PanopticResult, headers: Sequence[Dataset]) -> dict[str, Any]:
@@ -134,11 +183,14 @@ def _nothing_found(result: PanopticResult, headers: Sequence[Dataset]) -> dict[s
             segment_label=f"{info.name[:50]} (none found)",
             segmented_property_category=common.concept(info.category),
             segmented_property_type=common.concept(info.type),
+            anatomic_regions=[common.concept(info.region)] if info.region else None,
             algorithm_type="AUTOMATIC",
             algorithm_identification=common.algorithm_identification(result),
         )
         for number, info in enumerate(looked_for, 1)
     ]
+    for item, info in zip(described, looked_for, strict=True):
+        item.SegmentDescription = f"class={info.id} none found"
     return {
         "pixel_array": np.zeros((1, *result.ids.shape[1:]), np.uint8),
         "segment_descriptions": described,
@@ -153,14 +205,19 @@ def _describe(result: PanopticResult, segment: Segment, number: int, identity: I
     info = result.classes[segment.class_id]
     kind = common.ALGORITHM_TYPE[segment.origin]
     tracking = common.tracking(result, segment, identity) if info.is_thing else (None, None)
-    return hd.seg.SegmentDescription(
+    item = hd.seg.SegmentDescription(
         segment_number=number,
         segment_label=common.segment_label(result, segment),
         segmented_property_category=common.concept(info.category),
         segmented_property_type=common.concept(info.type),
+        anatomic_regions=[common.concept(info.region)] if info.region else None,
         algorithm_type=kind,
         algorithm_identification=None if kind == "MANUAL" else common.algorithm_identification(result),
         display_color=hd.color.CIELabColor.from_rgb(*result.segment_color(segment)),
         tracking_id=tracking[0],
         tracking_uid=tracking[1],
     )
+    # no attribute of a SEG holds a score, a verdict or a foreign id: they stand in the free text of the segment
+    words = [f"id={segment.id}", f"class={segment.class_id}", f"score={float(segment.score)!r}"]
+    item.SegmentDescription = " ".join([*words, f"verdict={segment.verdict}"])
+    return item

@@ -1,0 +1,114 @@
+"""The pixels and frames of a DICOM Segmentation, one slice at a time.
+
+highdicom makes every header. It finds the frames of a BINARY object by comparing each slice with each segment; here
+each segment is looked for in its own box only, and packed bits go to a file, so that time and memory follow what is
+there and not slices x segments.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from io import BufferedIOBase
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medpanoptic.geometry import Affine, to_index
+from medpanoptic.result import PanopticResult
+
+if TYPE_CHECKING:
+    from highdicom.seg import Segmentation
+
+_LARGEST_TABLE = 2**24  # ids up to here are looked up in a table
+
+
+def labelmap_frames(result: PanopticResult, order: NDArray[np.int64]) -> NDArray[np.uint8 | np.uint16]:
+    """Return (F, row, column) segment numbers (place in the sorted ids, 0 = none) of the frames; 8 bits if they do.
+
+    order : (F,) slice of each frame.
+    """
+    known = np.array([0, *sorted(s.id for s in result.segments)])
+    kind = np.dtype(np.uint8) if len(known) <= 256 else np.dtype(np.uint16)
+    frames = np.empty((len(order), *result.ids.shape[1:]), kind)
+    if known[-1] < _LARGEST_TABLE:
+        table = np.zeros(known[-1] + 1, kind)
+        table[known] = np.arange(len(known))
+        for frame, k in zip(frames, order, strict=True):
+            np.take(table, result.ids[k], out=frame)
+    else:
+        for frame, k in zip(frames, order, strict=True):
+            frame[...] = np.searchsorted(known, result.ids[k])
+    return frames
+
+
+@contextmanager
+def binary_frames(result: PanopticResult, folder: Path) -> Iterator[tuple[list[tuple[int, int]], BufferedIOBase]]:
+    """Give (segment number, slice) of every frame that holds a segment, and a file of their packed bits.
+
+    Frames lie end to end without padding, first pixel in the lowest bit. folder : where the nameless file lies until
+    the block ends. Source: DICOM PS3.5 8.1.1, PS3.3 C.8.20.2
+    """
+    frames: list[tuple[int, int]] = []
+    with tempfile.TemporaryFile(dir=folder) as file:
+        spare = np.zeros(0, bool)  # pixels that do not fill a byte yet
+        for number, k, mask in _masks(result):
+            frames.append((number, k))
+            flat = np.concatenate([spare, mask.ravel()]) if len(spare) else mask.ravel()
+            whole = len(flat) // 8 * 8
+            file.write(np.packbits(flat[:whole], bitorder="little").data)
+            spare = flat[whole:].copy()
+        file.write(np.packbits(spare, bitorder="little").data)
+        if file.tell() % 2:
+            file.write(b"\0")
+        file.seek(0)
+        yield frames, cast(BufferedIOBase, file)
+
+
+def _masks(result: PanopticResult) -> Iterator[tuple[int, int, NDArray[np.bool_]]]:
+    """Yield segment number, slice and (row, column) mask, by number then slice; the mask array is used again."""
+    mask = np.zeros(result.ids.shape[1:], bool)
+    for number, segment_id in enumerate(sorted(s.id for s in result.segments), 1):
+        (first, last), *plane = result.boxes[segment_id]
+        window = tuple(slice(*ends) for ends in plane)
+        for k in range(first, last):
+            np.equal(result.ids[k][window], segment_id, out=mask[window])
+            if mask[window].any():
+                yield number, k, mask
+        mask[window] = False
+
+
+def put_frames(
+    segmentation: Segmentation, frames: Sequence[tuple[int, int]], pixels: BufferedIOBase, affine: Affine
+) -> None:
+    """Replace the pattern of one frame per slice by ``frames`` (segment number, slice) and their packed ``pixels``."""
+    from pydicom import DataElement, Dataset
+
+    pattern = list(segmentation.PerFrameFunctionalGroupsSequence)
+    positions = [item.PlanePositionSequence[0].ImagePositionPatient for item in pattern]
+    slices = np.rint(to_index(np.array(positions, float), affine)[:, 0]).astype(int)
+    item_of = dict(zip(slices.tolist(), pattern, strict=True))
+    # ranks count the slices that hold something, from the pattern's first on
+    used = {k for _, k in frames}
+    rank = {k: i for i, k in enumerate((k for k in slices.tolist() if k in used), 1)}
+    items: list[Dataset] = []
+    last = 0
+    for number, k in frames:
+        if number != last:
+            identification, last = Dataset(), number
+            identification.ReferencedSegmentNumber = number
+        content, item = Dataset(), Dataset()
+        content.DimensionIndexValues = [number, rank[k]]
+        item.FrameContentSequence = [content]
+        item.PlanePositionSequence = item_of[k].PlanePositionSequence
+        item.DerivationImageSequence = item_of[k].DerivationImageSequence
+        item.SegmentIdentificationSequence = [identification]
+        items.append(item)
+    segmentation.SharedFunctionalGroupsSequence[0].pop("SegmentIdentificationSequence", None)
+    segmentation.pop("DimensionOrganizationType", None)
+    segmentation.PerFrameFunctionalGroupsSequence = items
+    segmentation.NumberOfFrames = len(items)
+    segmentation["PixelData"] = DataElement("PixelData", "OB", pixels)
