@@ -11,6 +11,7 @@ from medpanoptic.errors import ReadError, SelectionError
 # longest first: "scan.nii.gz" is the case "scan"; those of medpanoptic.io.files, and ".ome" as a part of TIFF endings
 IMAGE_SUFFIXES = (
     ".nii.gz", ".ome.tiff", ".ome.tif", ".nii", ".mha", ".mhd", ".nrrd", ".tiff", ".tif", ".png", ".jpeg", ".jpg",
+    ".tar.gz", ".tgz", ".tar", ".zip",
 )  # fmt: skip
 
 

@@ -1,8 +1,9 @@
-"""Files in and out: ``read_volume``, ``read_study``, ``find_series``; ``read_result``, ``write_result``."""
+"""Files in and out: volumes, studies, labels and results."""
 
 from __future__ import annotations
 
 from medpanoptic.io.formats import FORMATS
+from medpanoptic.io.labels import read_labels
 from medpanoptic.io.losses import losses
 from medpanoptic.io.read import find_series, read_study, read_volume
 from medpanoptic.io.result_reader import read_result
@@ -14,6 +15,7 @@ __all__ = [
     "convert",
     "find_series",
     "losses",
+    "read_labels",
     "read_result",
     "read_study",
     "read_volume",

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from medpanoptic.errors import GeometryError, ReadError
 from medpanoptic.geometry import Affine, voxel_spacing
+from medpanoptic.io.archive import is_archive, unpacked
 from medpanoptic.io.dicom_geometry import Plane, Stack, sort_planes, stack_affine
 from medpanoptic.io.dicom_header import Frame, Instance, SkippedFile
 from medpanoptic.io.dicom_pet import suv_factor
@@ -68,12 +69,16 @@ class _Plan:
 
 
 def find_series(folder: str | Path) -> SeriesReport:
-    """List the DICOM series of a folder, with a verdict on each, and the files that are none.
+    """List the DICOM series of a folder, file or archive, with a verdict on each, and the files that are none.
 
     Headers only, except where two slices share a position: then their pixels tell a duplicate from a conflict.
-    Raises ReadError: NOT-FOUND.
+    Raises ReadError: NOT-FOUND, and for archives as ``archive.unpacked``.
     """
-    scan = scan_folder(Path(folder))
+    place = Path(folder)
+    if is_archive(place):
+        with unpacked(place) as inside:
+            return find_series(inside)
+    scan = scan_folder(place)
     return SeriesReport(tuple(_verdict(series) for series in scan.series), scan.skipped)
 
 

@@ -6,12 +6,10 @@ replaced by texts without values.
 
 from __future__ import annotations
 
-import logging
 import os
-import warnings
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pydicom
@@ -19,24 +17,16 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from medpanoptic.errors import ReadError
+from medpanoptic.io.quiet import quiet
 
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 # deflate packs 1000 : 1 at best; images pack 2-30 : 1
 _DEFLATED_BYTES, _DEFLATED_RATIO = 2**26, 200
 
 
-@contextmanager
-def quiet_pydicom() -> Iterator[None]:
+def quiet_pydicom() -> AbstractContextManager[None]:
     """Keep pydicom's warnings and log lines, which quote tag values, away from the user's log."""
-    logger = logging.getLogger("pydicom")
-    was_disabled = logger.disabled
-    logger.disabled = True
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.disabled = was_disabled
+    return quiet("pydicom", "pylibjpeg", "highdicom")
 
 
 def walk_files(root: Path) -> Iterator[tuple[Path, str, str]]:

@@ -1,4 +1,4 @@
-"""One path to one volume: the format is told from folders, first bytes and file endings."""
+"""One path to one volume: the format is told from folders, first bytes and file endings; archives are unpacked."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from medpanoptic.errors import ReadError
+from medpanoptic.io.archive import ARCHIVE_ENDINGS, is_archive, read_unpacked
 from medpanoptic.io.dicom import load_series
 from medpanoptic.io.dicom_files import looks_like_dicom
 from medpanoptic.io.dicom_series import scan_folder, select_series
@@ -21,6 +22,13 @@ NIFTI_ENDINGS = (".nii", ".nii.gz")
 ITK_ENDINGS = (".mha", ".mhd", ".nrrd")
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 FILE_ENDINGS = (*NIFTI_ENDINGS, *ITK_ENDINGS, *IMAGE_ENDINGS, ".dcm")
+# what people try, and why it is not read
+_REFUSED = {
+    ".npy": "NumPy files hold no geometry, and their pickled objects are unsafe; use Volume.from_array",
+    ".npz": "NumPy files hold no geometry, and their pickled objects are unsafe; use Volume.from_array",
+    ".hdr": "a NIfTI or Analyze pair (.hdr, .img) is not one file; convert it to .nii.gz",
+    ".img": "a NIfTI or Analyze pair (.hdr, .img) is not one file; convert it to .nii.gz",
+} | dict.fromkeys(ARCHIVE_ENDINGS, "an archive inside an archive is not opened; unpack the outer one")
 
 
 def is_dicom(path: Path) -> bool:
@@ -31,18 +39,40 @@ def is_dicom(path: Path) -> bool:
     return path.is_file() and (name.endswith(".dcm") or (not name.endswith(FILE_ENDINGS) and looks_like_dicom(path)))
 
 
-def read_file(path: Path, pixel_size_um: float | Sequence[float] | None = None) -> Volume:
-    """Read one file that is not DICOM. Raises ReadError (FORMAT, NOT-FOUND and those of each format)."""
+def read_any(path: Path, series: str | None, pixel_size_um: float | Sequence[float] | None = None) -> Volume:
+    """Read an archive, a DICOM folder or file, or a file of another format. See ``read_volume``."""
+    if is_archive(path):
+        return read_unpacked(path, lambda inside: _read_plain(inside, series, pixel_size_um))
+    return _read_plain(path, series, pixel_size_um)
+
+
+def _read_plain(path: Path, series: str | None, pixel_size_um: float | Sequence[float] | None) -> Volume:
+    return read_dicom(path, series) if is_dicom(path) else read_file(path, pixel_size_um)
+
+
+def read_file(path: Path, pixel_size_um: float | Sequence[float] | None = None, *, is_label: bool = False) -> Volume:
+    """Read one file that is not DICOM.
+
+    is_label : whole numbers with a meaning: palette indices are kept, and values are for the caller to check.
+    Raises ReadError (FORMAT, NOT-FOUND, VOXEL-NAN and those of each format).
+    """
     name = path.name.lower()
     if not path.exists():
         raise ReadError("NOT-FOUND", f"{path}: no such file or folder")
+    if not path.is_file():
+        # a pipe or a device would be read for ever
+        raise ReadError("FORMAT", f"{path.name}: not a regular file")
     if name.endswith(NIFTI_ENDINGS):
-        return check_values(read_nifti(path), path.name)
-    if name.endswith(ITK_ENDINGS):
-        return check_values(read_itk(path), path.name)
-    if name.endswith(IMAGE_ENDINGS):
-        return check_values(read_image(path, pixel_size_um), path.name)
-    raise ReadError("FORMAT", f"{path.name}: unknown format; known are DICOM folders, {', '.join(FILE_ENDINGS)}")
+        volume = read_nifti(path, is_label=is_label)
+    elif name.endswith(ITK_ENDINGS):
+        volume = read_itk(path)
+    elif name.endswith(IMAGE_ENDINGS):
+        volume = read_image(path, pixel_size_um, is_label=is_label)
+    else:
+        why = next((text for ending, text in _REFUSED.items() if name.endswith(ending)), "unknown format")
+        known = ", ".join((*FILE_ENDINGS, *ARCHIVE_ENDINGS))
+        raise ReadError("FORMAT", f"{path.name}: {why}; known are DICOM folders, {known}")
+    return volume if is_label else check_values(volume, path.name)
 
 
 def read_dicom(path: Path, series: str | None) -> Volume:

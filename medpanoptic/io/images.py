@@ -20,19 +20,19 @@ from medpanoptic.volume import Channel, Source, Volume
 _CHANNELS = {1: ("gray",), 3: ("red", "green", "blue")}
 
 
-def read_image(path: Path, pixel_size_um: float | Sequence[float] | None = None) -> Volume:
+def read_image(path: Path, pixel_size_um: float | Sequence[float] | None = None, *, is_label: bool = False) -> Volume:
     """Read one 2D image, or a TIFF stack that names its Z axis.
 
     Array (C, row, column), or (C, slice, row, column) for Z stacks: uint8 or uint16 as stored, C = 1 gray, 3 RGB,
     n for multi-channel TIFF. A fully opaque alpha channel is dropped.
     pixel_size_um : one number or one per axis, in place of the file's own; without either 1 mm per pixel stands in
-    and ``calibrated`` is False.
+    and ``calibrated`` is False. is_label : keep the indices of a palette, and 0 and 1 of a bilevel image.
     Raises ReadError: NOT-FOUND, IMAGE-UNREADABLE, IMAGE-ALPHA, IMAGE-COLOR, IMAGE-CODEC, IMAGE-AXES, PIXEL-SIZE,
     READ-TOO-LARGE.
     """
     if not path.is_file():
         raise ReadError("NOT-FOUND", f"{path}: no such file")
-    pixels = read_tiff(path) if path.suffix.lower() in {".tif", ".tiff"} else _read_pillow(path)
+    pixels = read_tiff(path) if path.suffix.lower() in {".tif", ".tiff"} else _read_pillow(path, is_label)
     array, notes = _drop_alpha(pixels, path.name)
     return _volume(array, path, _spacing(pixel_size_um, array.ndim - 1, pixels.size_mm), notes)
 
@@ -48,19 +48,20 @@ def _drop_alpha(pixels: Pixels, name: str) -> tuple[NDArray, list[str]]:
     return array[:-1], [*pixels.notes, "dropped an opaque alpha channel"]
 
 
-def _read_pillow(path: Path) -> Pixels:
+def _read_pillow(path: Path, is_label: bool) -> Pixels:
     try:
         with warnings.catch_warnings():
             # large images are checked against our own limit below
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path, formats=("PNG", "JPEG")) as image:
                 check_size((image.height, image.width, 4), 2, path.name)
+                check_size((image.height, image.width, len(image.getbands())), 1, path.name, path.stat().st_size)
                 if getattr(image, "n_frames", 1) > 1:
                     raise ReadError("IMAGE-AXES", f"{path.name}: an animation, not one image")
                 # JPEG has a density too, but cameras and editors fill it with what they like
                 known = image.format == "PNG" and "dpi" in image.info
                 size = true_resolution(*image.info["dpi"]) if known else None
-                array = _decode(image, path)
+                array = _decode(image, path, is_label)
                 return Pixels(array, size, _orientation_note(image), array.shape[0] in (2, 4))
     except Image.DecompressionBombError:
         raise ReadError("READ-TOO-LARGE", f"{path.name}: more pixels than the limit; crop or tile it") from None
@@ -68,8 +69,10 @@ def _read_pillow(path: Path) -> Pixels:
         raise ReadError("IMAGE-UNREADABLE", f"{path.name}: not a readable PNG or JPEG, or truncated") from None
 
 
-def _decode(image: Image.Image, path: Path) -> NDArray:
+def _decode(image: Image.Image, path: Path, is_label: bool) -> NDArray:
     """Return (C, row, column) at the bit depth of the file."""
+    if is_label and image.mode in {"P", "1"}:
+        return np.asarray(image).astype(np.uint8)[None]
     if image.format == "PNG" and _png_depth(path) == 16 and image.mode in {"RGB", "RGBA", "LA"}:
         image.load()
         # Pillow cuts these to 8 bits without a word

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from medpanoptic.errors import GeometryError, ReadError, WriteError
 from medpanoptic.geometry import Affine, check_affine, lps_to_ras, reverse_axes
 from medpanoptic.io.limits import MAX_DECODED_BYTES, check_size
+from medpanoptic.io.quiet import quiet
 from medpanoptic.volume import Channel, Source, Volume
 
 # xyzt_units & 7 -> mm; 0 is "unknown", which every tool takes as mm
@@ -29,19 +30,19 @@ _HEADER_BYTES = 540
 _FORMS_TOLERANCE = 1e-3
 
 
-def read_nifti(path: Path) -> Volume:
+def read_nifti(path: Path, *, is_label: bool = False) -> Volume:
     """Read one NIfTI-1 or NIfTI-2 file, gzipped or not, into a (1, *S) volume, LPS.
 
     Values are the stored integers, or float32 where the file has a scale or holds floats.
+    is_label : label maps may be packed far better than any image.
     Raises ReadError: NOT-NIFTI, READ-TRUNCATED, READ-TOO-LARGE, NIFTI-4D, NIFTI-DTYPE, SHAPE.
     GeometryError: NIFTI-FORMS, NIFTI-NO-ORIENTATION, NIFTI-UNITS, GEO-AFFINE.
     """
-    header, image_class = _read_header(path)
-    shape = _spatial_shape(header, path.name)
-    data = _read_bytes(path, header)
-    image = image_class.from_bytes(data)
-    affine, notes = _lps_affine(header, path.name, len(shape))
-    values = _values(image).reshape(shape, order="F")
+    with quiet("nibabel"):
+        header, image_class = _read_header(path)
+        shape = _spatial_shape(header, path, is_label)
+        affine, notes = _lps_affine(header, path.name, len(shape))
+        values = _values(image_class.from_bytes(_read_bytes(path, header))).reshape(shape, order="F")
     array = np.ascontiguousarray(values.transpose(range(len(shape))[::-1]))
     return Volume(array[None], affine, (Channel("image"),), Source(paths=(path,)), notes=tuple(notes))
 
@@ -130,8 +131,9 @@ def _read_header(path: Path) -> tuple[nibabel.Nifti1Header, type[nibabel.Nifti1I
     raise ReadError("NOT-NIFTI", f"{path.name}: not a single-file NIfTI (.nii, .nii.gz); convert other formats first")
 
 
-def _spatial_shape(header: nibabel.Nifti1Header, name: str) -> tuple[int, ...]:
+def _spatial_shape(header: nibabel.Nifti1Header, path: Path, is_label: bool) -> tuple[int, ...]:
     """Return the 2 or 3 spatial sizes in file order (x, y[, z])."""
+    name = path.name
     full = tuple(int(n) for n in header.get_data_shape())
     # a trailing axis of length 1 is no axis; a z of length 1 is a single slice and stays
     while len(full) > 3 and full[-1] == 1:
@@ -143,7 +145,7 @@ def _spatial_shape(header: nibabel.Nifti1Header, name: str) -> tuple[int, ...]:
         raise ReadError("NIFTI-4D", f"{name}: 4D, several volumes, size {list(full)}; give one file per channel")
     if len(full) < 2:
         raise ReadError("SHAPE", f"{name}: 1D data (dimension {list(full)}), an image has 2 or 3")
-    check_size(full, max(4, dtype.itemsize), name)
+    check_size(full, max(4, dtype.itemsize), name, None if is_label else path.stat().st_size)
     return full
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from medpanoptic.io.archive import is_archive, read_unpacked
 from medpanoptic.io.dicom import SeriesInfo, SeriesReport, find_series
 from medpanoptic.io.dicom_header import SkippedFile
-from medpanoptic.io.files import is_dicom, read_dicom, read_file
+from medpanoptic.io.files import is_dicom, read_any, read_file
 from medpanoptic.io.study import read_folder, read_mapping, read_single
 from medpanoptic.volume import ChannelSpec, Volume
 
@@ -17,19 +18,19 @@ __all__ = ["SeriesInfo", "SeriesReport", "SkippedFile", "find_series", "read_stu
 def read_volume(
     path: str | Path, *, series: str | None = None, pixel_size_um: float | Sequence[float] | None = None
 ) -> Volume:
-    """Read one image: a DICOM folder or file, NIfTI, MHA, MHD, NRRD, PNG, JPEG or TIFF.
+    """Read one image: a DICOM folder or file, NIfTI, MHA, MHD, NRRD, PNG, JPEG or TIFF, or one of these in an archive.
 
-    path : a folder is read as DICOM, with its subfolders. series : handle (see ``find_series``) or SeriesInstanceUID,
-    needed where a folder holds several. pixel_size_um : pixel size of a 2D image, one number or one per axis (row,
-    column), in place of the file's.
+    path : a folder is read as DICOM, with its subfolders; a .zip, .tar or .tar.gz is unpacked into a private
+    temporary folder, which lives as long as the volume's ``source``.
+    series : handle (see ``find_series``) or SeriesInstanceUID, needed where a folder holds several.
+    pixel_size_um : pixel size of a 2D image, one number or one per axis (row, column), in place of the file's.
     Returns a Volume: array (C, slice, row, column) or (C, row, column), affine index -> LPS mm. CT in HU and PET in SUV
     are float32; other values are kept as stored. ``notes`` tell what was skipped or repaired.
     A PET in Bq/ml without the attributes that SUV needs is read in Bq/ml (unit BQML) and noted; ``read_study`` refuses
     it where a model asks for SUV.
     Raises ReadError, GeometryError, SelectionError; docs/conventions.md lists every code.
     """
-    place = Path(path)
-    return read_dicom(place, series) if is_dicom(place) else read_file(place, pixel_size_um)
+    return read_any(Path(path), series, pixel_size_um)
 
 
 def read_study(
@@ -42,7 +43,7 @@ def read_study(
 ) -> Volume:
     """Read several series or files as the channels of one volume, on the grid of one of them.
 
-    source : a DICOM folder (with subfolders), a mapping channel name -> path, or one file.
+    source : a DICOM folder (with subfolders) or an archive of one, a mapping channel name -> path, or one file.
     channels : what a model takes, in its order. From a folder each channel takes the one series of its modality.
         A missing optional channel is zeros with ``Channel.present`` False.
     series : handles or UIDs that choose among several series: one, some, or channel name -> handle.
@@ -58,7 +59,11 @@ def read_study(
     if isinstance(source, Mapping):
         paths = {name: Path(path) for name, path in source.items()}
         return read_mapping(paths, channels, series, reference, pixel_size_um)
+
+    def read_place(place: Path) -> Volume:
+        if is_dicom(place):
+            return read_folder(place, channels, series, reference)
+        return read_single(read_file(place, pixel_size_um), channels, place.name)
+
     place = Path(source)
-    if is_dicom(place):
-        return read_folder(place, channels, series, reference)
-    return read_single(read_file(place, pixel_size_um), channels, place.name)
+    return read_unpacked(place, read_place) if is_archive(place) else read_place(place)

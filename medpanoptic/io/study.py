@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from medpanoptic.errors import GeometryError, SelectionError
+from medpanoptic.io.archive import is_archive, read_unpacked
 from medpanoptic.io.dicom import AIR, load_series
 from medpanoptic.io.dicom_series import DicomSeries, Scan, list_series, scan_folder, select_series
 from medpanoptic.io.files import is_dicom, note_constant, read_file
@@ -160,6 +161,12 @@ def _load(series: DicomSeries, spec: ChannelSpec) -> Volume:
 
 
 def _read_part(path: Path, spec: ChannelSpec, series: Wanted, pixel_size_um: PixelSize) -> Volume:
+    if is_archive(path):
+        return read_unpacked(path, lambda inside: _read_plain_part(inside, spec, series, pixel_size_um))
+    return _read_plain_part(path, spec, series, pixel_size_um)
+
+
+def _read_plain_part(path: Path, spec: ChannelSpec, series: Wanted, pixel_size_um: PixelSize) -> Volume:
     if is_dicom(path):
         scan = scan_folder(path)
         if not scan.series:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from medpanoptic.errors import ReadError
 from medpanoptic.io.limits import check_size
+from medpanoptic.io.quiet import quiet
 
 # Pixels per inch that screens, printers, scanners and cameras write by default. They say nothing about the object.
 _DEFAULT_DPI = (1, 72, 75, 90, 96, 100, 120, 144, 150, 180, 200, 220, 240, 250, 300, 350, 360, 400, 600, 1200)
@@ -47,11 +48,12 @@ def read_tiff(path: Path) -> Pixels:
     Raises ReadError: IMAGE-UNREADABLE, IMAGE-CODEC, IMAGE-AXES, IMAGE-COLOR, READ-TOO-LARGE.
     """
     try:
-        with tifffile.TiffFile(path) as file:
+        # an OME, MicroManager or NDTiff file can name other files of the disk, which nobody gave us to read
+        with quiet("tifffile"), tifffile.TiffFile(path, _multifile=False, is_mmstack=False, is_ndtiff=False) as file:
             series = file.series[0]
             shape = tuple(int(n) for n in series.shape)
             order, has_channel = _axis_order(series.axes, shape, path.name)
-            check_size(shape, series.dtype.itemsize, path.name)
+            check_size(shape, series.dtype.itemsize, path.name, path.stat().st_size)
             array = _arrange(_decode(series, path), shape, order, has_channel)
             page = file.pages.first
             alpha = "S" in series.axes and bool(_ALPHA_SAMPLES & {int(e) for e in page.extrasamples})

@@ -14,11 +14,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from medpanoptic.errors import DataError
 from medpanoptic.geometry import Affine
-from medpanoptic.io import read_result, read_volume
+from medpanoptic.io import read_labels, read_result
 from medpanoptic.result import PanopticResult
 
 # class names of each code; a model may use any name of a row
@@ -128,18 +127,17 @@ def _read_label_truth(folder: Path, case: str, known: Collection[str]) -> Truth:
 
 
 def _read_volume_truth(folder: Path, case: str, known: Collection[str]) -> Truth:
-    instances = read_volume(_existing(folder / f"{case}_inst.nii.gz"))
-    semantic = read_volume(_existing(folder / f"{case}_sem.nii.gz")).array[0].astype(np.int32)
+    instances = read_labels(_existing(folder / f"{case}_inst.nii.gz"))
+    semantic = read_labels(_existing(folder / f"{case}_sem.nii.gz"), instances).array[0]
     # 0 was annotated as air only where the body's tissues were
     is_air_known = np.isin(_CT_TISSUES, semantic).any()
     stuff = np.where(np.isin(semantic, list(LESIONS)) | ((semantic == 0) & (not is_air_known)), -1, semantic)
-    ids = instances.array[0].astype(np.int32)
-    return _combine(ids, semantic, stuff, LESIONS, BODY, known, instances.affine)
+    return _combine(instances.array[0], semantic, stuff, LESIONS, BODY, known, instances.affine)
 
 
 def _read_plain_truth(path: Path, known: Collection[str]) -> Truth:
-    volume = read_volume(path)
-    instances = volume.array[0].astype(np.int32)
+    volume = read_labels(path)
+    instances = volume.array[0]
     background = np.where(instances == 0, 0, -1)
     affine = volume.affine if volume.ndim == 3 else None
     return _combine(instances, (instances > 0).astype(np.int32), background, ONE_KIND, TISSUES, known, affine)
@@ -174,8 +172,7 @@ def _name(names: Names, code: int, known: Collection[str]) -> str:
 
 
 def _png(path: Path) -> NDArray[np.int32]:
-    with Image.open(_existing(path)) as image:
-        return np.asarray(image).astype(np.int32)
+    return read_labels(_existing(path)).array[0]
 
 
 def _existing(path: Path) -> Path:

@@ -14,6 +14,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from errno import ENOENT
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medpanoptic.errors import DataError
-from medpanoptic.io import read_study, read_volume
+from medpanoptic.io import read_labels, read_study, read_volume
 from medpanoptic.volume import ChannelSpec, Volume
 
 log = logging.getLogger(__name__)
@@ -100,12 +101,12 @@ def _read_own(
 
 def _own_image(where: Path, name: str) -> tuple[Volume, NDArray[np.int32], NDArray[np.int32]]:
     volume = read_volume(where / "images" / f"{name}.png")
-    instances = _png(where / "labels" / f"{name}.png")
+    instances = _labels(where / "labels" / f"{name}.png", volume)
     if not (where / "types").is_dir():
         return volume, (instances > 0).astype(np.int32), instances
-    tissue = _png(where / "tissue_weak" / f"{name}.png")
+    tissue = _labels(where / "tissue_weak" / f"{name}.png", volume)
     codes = np.where(tissue == 255, VOID, tissue)
-    types = _png(where / "types" / f"{name}.png")
+    types = _labels(where / "types" / f"{name}.png", volume)
     return volume, np.where(instances > 0, types + THING_CODE, codes).astype(np.int32), instances
 
 
@@ -114,8 +115,14 @@ def _own_volume(
 ) -> tuple[Volume, NDArray[np.int32], NDArray[np.int32]]:
     paths = {c.name: where / f"{name}_{c.name}.nii.gz" for c in channels}
     volume = read_study({k: p for k, p in paths.items() if p.is_file()}, channels)
-    codes, instances = (read_volume(where / f"{name}_{kind}.nii.gz").array[0] for kind in ("sem", "inst"))
-    return volume, codes.astype(np.int32), instances.astype(np.int32)
+    codes, instances = (_labels(where / f"{name}_{kind}.nii.gz", volume) for kind in ("sem", "inst"))
+    return volume, codes, instances
+
+
+def _labels(path: Path, volume: Volume) -> NDArray[np.int32]:
+    if not path.is_file():
+        raise FileNotFoundError(ENOENT, "no labels", str(path))
+    return read_labels(path, volume).array[0]
 
 
 def _read_nnunet(folder: Path, channels: Sequence[ChannelSpec], splits: Sequence[str]) -> Iterator[AnnotatedVolume]:
@@ -137,9 +144,9 @@ def _read_nnunet(folder: Path, channels: Sequence[ChannelSpec], splits: Sequence
             for i, c in enumerate(channels)
         }
         volume = read_study({k: p for k, p in files.items() if p.is_file()}, channels)
-        codes = read_volume(path).array[0].astype(np.int32)
+        codes = read_labels(path, volume).array[0]
         if has_instances:
-            instances = read_volume(folder / "instancesTr" / path.name).array[0].astype(np.int32)
+            instances = read_labels(folder / "instancesTr" / path.name, volume).array[0]
         else:
             instances = _components_per_code(codes)
         yield AnnotatedVolume(name, split, "", volume, codes, instances, names)
@@ -207,8 +214,3 @@ def coco_maps(path: Path, segments_info: Sequence[Mapping[str, int]]) -> tuple[N
             codes[mask] = segment["category_id"]
             instances[mask] = number
     return codes, instances
-
-
-def _png(path: Path) -> NDArray[np.int32]:
-    with Image.open(path) as image:
-        return np.asarray(image).astype(np.int32)
