@@ -1,4 +1,4 @@
-"""COCO panoptic: a JSON with one entry per image and a PNG whose colour is the segment id.
+"""COCO panoptic: a JSON with one entry per image, and in the folder of the same name a PNG whose colour is the id.
 
 Source: https://cocodataset.org/#format-data, "Panoptic Segmentation"; id = R + 256 G + 65536 B, 0 = void.
 """
@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
+from medpanoptic.classes import ClassInfo
 from medpanoptic.errors import WriteError
 from medpanoptic.io.result_files import write_json
-from medpanoptic.result import PanopticResult
+from medpanoptic.result import PanopticResult, Segment
 from medpanoptic.volume import Volume
 
-_MAX_ID = 256**3 - 1
+TABLE = "coco_panoptic.json"
+MAX_ID = 256**3 - 1
 
 
 def ids_to_rgb(ids: NDArray[np.integer]) -> NDArray[np.uint8]:
@@ -32,59 +34,63 @@ def rgb_to_ids(rgb: NDArray[np.uint8]) -> NDArray[np.int32]:
 
 
 def write_coco(result: PanopticResult, folder: Path, volume: Volume | None = None) -> list[Path]:
-    """Write coco_panoptic.json and coco_panoptic.png; for volumes one image per slice in coco_panoptic/.
+    """Write coco_panoptic.json and coco_panoptic/image.png, or slice_0000.png ... for volumes.
 
+    This is the layout that panopticapi takes without a further argument: ``pq_compute(truth_json, predicted_json)``.
+    Beside what the format asks for, categories hold colour and codes, and segments their score.
     Raises WriteError (FORMAT-ID-RANGE) if an id does not fit into three bytes.
     """
-    if result.segments and max(s.id for s in result.segments) > _MAX_ID:
-        raise WriteError(
-            "FORMAT-ID-RANGE", f"COCO panoptic holds ids up to {_MAX_ID}; number the segments from 1 again"
-        )
+    if result.segments and max(s.id for s in result.segments) > MAX_ID:
+        raise WriteError("FORMAT-ID-RANGE", f"COCO panoptic holds ids up to {MAX_ID}; number the segments from 1 again")
     planes = result.ids if result.ndim == 3 else result.ids[None]
-    names = _plane_names(result)
-    if result.ndim == 3:
-        (folder / "coco_panoptic").mkdir()
+    names = ["image.png"] if result.ndim == 2 else [f"slice_{k:04d}.png" for k in range(len(planes))]
+    pictures = folder / Path(TABLE).stem
+    pictures.mkdir()
     for plane, name in zip(planes, names, strict=True):
-        Image.fromarray(ids_to_rgb(plane)).save(folder / name)
-    table = write_json(folder / "coco_panoptic.json", _table(result, planes, names))
-    return [table, *(folder / name for name in names)]
-
-
-def _plane_names(result: PanopticResult) -> list[str]:
-    if result.ndim == 2:
-        return ["coco_panoptic.png"]
-    return [f"coco_panoptic/slice_{k:04d}.png" for k in range(result.ids.shape[0])]
+        Image.fromarray(ids_to_rgb(plane)).save(pictures / name)
+    table = write_json(folder / TABLE, _table(result, planes, names))
+    return [table, *(pictures / name for name in names)]
 
 
 def _table(result: PanopticResult, planes: NDArray[np.int32], names: list[str]) -> dict[str, Any]:
     height, width = planes.shape[1:]
-    classes = {s.id: s.class_id for s in result.segments}
+    segments = {s.id: s for s in result.segments}
+    # "shape" tells the slices of one volume from many images of one size
     return {
-        "info": {"description": "medpanoptic result; research use only"},
+        "info": {"description": "medpanoptic result; research use only", "shape": list(result.ids.shape)},
         "images": [{"id": k, "file_name": name, "height": height, "width": width} for k, name in enumerate(names)],
         "annotations": [
-            {"image_id": k, "file_name": name, "segments_info": _plane_segments(plane, classes)}
+            {"image_id": k, "file_name": name, "segments_info": _plane_segments(plane, segments)}
             for k, (plane, name) in enumerate(zip(planes, names, strict=True))
         ],
-        "categories": [
-            {
-                "id": c.id,
-                "name": c.name,
-                "supercategory": c.category.meaning,
-                "isthing": int(c.is_thing),
-                "color": list(c.color),
-            }
-            for c in result.classes
-        ],
+        "categories": [_category(c) for c in result.classes],
     }
 
 
-def _plane_segments(plane: NDArray[np.int32], classes: dict[int, int]) -> list[dict[str, Any]]:
+def _category(info: ClassInfo) -> dict[str, Any]:
+    return {
+        "id": info.id,
+        "name": info.name,
+        "supercategory": info.category.meaning,
+        "isthing": int(info.is_thing),
+        "color": list(info.color),
+        "codes": {"category": info.category.to_json(), "type": info.type.to_json()},
+    }
+
+
+def _plane_segments(plane: NDArray[np.int32], segments: dict[int, Segment]) -> list[dict[str, Any]]:
     # compact numbers first: find_objects makes a slot for every number up to the largest
     present, compact, counts = np.unique(plane, return_inverse=True, return_counts=True)
     boxes = ndimage.find_objects(compact.reshape(plane.shape).astype(np.int32) + 1)
     return [
-        {"id": int(i), "category_id": classes[int(i)], "area": int(n), "bbox": _xywh(box), "iscrowd": 0}
+        {
+            "id": int(i),
+            "category_id": segments[int(i)].class_id,
+            "area": int(n),
+            "bbox": _xywh(box),
+            "iscrowd": 0,
+            "score": float(segments[int(i)].score),
+        }
         for i, n, box in zip(present, counts, boxes, strict=True)
         if i != 0
     ]

@@ -111,8 +111,9 @@ FORMATS: Mapping[str, Format] = {
         "COCO panoptic JSON and PNG, one PNG per slice for volumes",
         "coco:write_coco",
         (2, 3),
-        ("coco_panoptic.json", "coco_panoptic.png", "coco_panoptic"),
-        frozenset({"map", "ids", "classes", "colors", "unused", "stuff"}),
+        ("coco_panoptic.json", "coco_panoptic"),
+        frozenset({"map", "ids", "classes", "codes", "colors", "unused", "scores", "stuff"}),
+        reader="coco_read:read_coco",
     ),
 }
 

@@ -14,69 +14,17 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from results import CLASSES, SHEARED, assert_same, image_of, make
 
-from medpanoptic.classes import ClassInfo, ClassTable, Code
 from medpanoptic.errors import MedpanopticError, ReadError, WriteError
 from medpanoptic.geometry import spatial_affine, to_world
 from medpanoptic.identity import array_digest, result_digest, uid_from
 from medpanoptic.io import segments_csv
-from medpanoptic.io.coco import ids_to_rgb, rgb_to_ids, write_coco
 from medpanoptic.io.write import convert, read_result, write_result
-from medpanoptic.result import Dropped, PanopticResult, Provenance, Segment
-from medpanoptic.volume import Channel, Source, Volume
+from medpanoptic.result import PanopticResult, Provenance, Segment
+from medpanoptic.volume import Channel, Volume
 
-MORPH, TISSUE = Code("49755003", "SCT", "Morphologically Abnormal Structure"), Code("85756007", "SCT", "Tissue")
-CLASSES = ClassTable(
-    (
-        ClassInfo(1, "lesion", True, (220, 60, 50), MORPH, Code("52988006", "SCT", "Lesion")),
-        ClassInfo(7, "Gewebe µ", False, (90, 160, 90), TISSUE, Code("85756007", "SCT", "Tissue")),
-    )
-)
-SHEARED = np.array([[0.0, 0.1, 0.7, -5], [0.3, 0.9, 0, 6], [-2.5, 0, 0, 7], [0, 0, 0, 1]])
 EVERYWHERE = ("nifti", "csv", "png", "coco")
-
-
-def make(ndim=2, **changes):
-    """Things 3 and 300 on stuff 9, void elsewhere; ids with gaps."""
-    shape = (8, 10) if ndim == 2 else (4, 8, 10)
-    ids = np.zeros(shape, np.int32)
-    ids[..., :6, :] = 9
-    ids[..., 1:3, 2:5] = 3
-    ids[..., 4:8, 6:8] = 300
-    stuff = np.where(ids > 0, 7, 0).astype(np.uint8)
-    fields = {
-        "ids": ids,
-        "segments": (
-            Segment(3, 1, 0.1 + 0.2, "edited", "accepted", "2.25.1"),
-            Segment(9, 7),
-            Segment(300, 1, 1 / 3),
-        ),
-        "classes": CLASSES,
-        "affine": spatial_affine((0.5, 0.25)) if ndim == 2 else SHEARED,
-        "source": Source("1.2.840.1", "1.2.840.2", "1.2.840.3", ("1.2.840.4",), ()),
-        "provenance": Provenance(
-            "b", "1", "f" * 64, "0.1.0", "", {"threshold": 0.5, "sizes": [1, 2], "nested": {"a": None}}
-        ),
-        "stuff": stuff,
-        "dropped": (Dropped(1, 0.2, "score", tuple((0, n) for n in shape), np.ones(shape, bool)),),
-    }
-    return PanopticResult(**{**fields, **changes})
-
-
-def image_of(result):
-    values = np.arange(result.ids.size).reshape(1, *result.ids.shape).astype(np.int16)
-    return Volume(values, result.affine, (Channel("ct", "CT", "HU"),))
-
-
-def assert_same(a, b):
-    assert np.array_equal(a.ids, b.ids)
-    assert a.ids.dtype == b.ids.dtype
-    assert (a.segments, a.classes, a.provenance) == (b.segments, b.classes, b.provenance)
-    assert np.array_equal(a.affine, b.affine)
-    assert (a.stuff is None) == (b.stuff is None)
-    assert a.stuff is None or (np.array_equal(a.stuff, b.stuff) and b.stuff.dtype == np.uint8)
-    rows = [[(d.class_id, d.score, d.reason, d.box) for d in r.dropped] for r in (a, b)]
-    assert rows[0] == rows[1]
 
 
 @pytest.mark.parametrize("ndim", [2, 3])
@@ -193,43 +141,6 @@ def test_nothing_of_the_source_gets_out(tmp_path):
     write_result(result, tmp_path / "case", formats=EVERYWHERE, volume=image_of(result))
     for path in (tmp_path / "case").rglob("*.*"):
         assert b"1.2.840" not in path.read_bytes()
-
-
-# ---- COCO
-
-
-@given(st.lists(st.integers(0, 256**3 - 1), min_size=1, max_size=20))
-def test_coco_colours_hold_every_id(values):
-    ids = np.array([values], np.int32)
-    rgb = ids_to_rgb(ids)
-    assert np.array_equal(rgb_to_ids(rgb), ids)
-    assert [int(r) + 256 * int(g) + 65536 * int(b) for r, g, b in rgb[0]] == values
-
-
-def test_coco_2d(tmp_path):
-    result = make()
-    table, picture = write_result(result, tmp_path / "case", formats=("coco",))["coco"]
-    assert np.array_equal(rgb_to_ids(np.asarray(Image.open(picture))), result.ids)
-    data = json.loads(table.read_text(encoding="utf-8"))
-    lesion = data["annotations"][0]["segments_info"][0]
-    assert lesion == {"id": 3, "category_id": 1, "area": 6, "bbox": [2, 1, 3, 2], "iscrowd": 0}
-    assert [(c["id"], c["isthing"]) for c in data["categories"]] == [(1, 1), (7, 0)]
-    assert data["images"][0]["id"] == data["annotations"][0]["image_id"]
-
-
-def test_coco_3d_has_one_picture_per_slice(tmp_path):
-    result = make(3)
-    table, *pictures = write_result(result, tmp_path / "case", formats=("coco",))["coco"]
-    assert np.array_equal(np.stack([rgb_to_ids(np.asarray(Image.open(p))) for p in pictures]), result.ids)
-    data = json.loads(table.read_text(encoding="utf-8"))
-    assert [a["file_name"] for a in data["annotations"]] == [f"coco_panoptic/slice_{k:04d}.png" for k in range(4)]
-
-
-def test_coco_refuses_ids_that_do_not_fit(tmp_path):
-    ids = np.full((2, 2), 256**3, np.int32)
-    result = make(ids=ids, segments=(Segment(256**3, 1),), stuff=None)
-    with pytest.raises(WriteError, match="FORMAT-ID-RANGE"):
-        write_coco(result, tmp_path)
 
 
 # ---- whole or not at all
