@@ -1,5 +1,7 @@
 """A folder of results against each layout of truth, with the answer worked out by hand."""
 
+import re
+
 import nibabel
 import numpy as np
 import pandas as pd
@@ -190,3 +192,65 @@ def test_errors_say_what_to_do(tmp_path):
     (tmp_path / "out" / "S2").rename(tmp_path / "S2")
     with pytest.raises(DataError, match="DATA-MISSING"):
         evaluate(tmp_path / "out", tmp_path / "truth")
+
+
+def test_lesions_get_distances_volumes_and_detection(tmp_path):
+    """A tumour of 2 x 2 x 2 at 3 x 2 x 2 mm; found one slice too thick, with a false alarm of 5 voxels."""
+    ids, affine = sarcoma(tmp_path / "truth")
+    ids[3, 2:4, 2:4] = 9
+    ids[0, 5, 1:6] = 10
+    save(tmp_path / "out" / "S1", ids, SARCOMA, {1: 1, 2: 2, 9: 5, 10: 5}, affine)
+    frame = evaluate(tmp_path / "out", tmp_path / "truth", instances=tmp_path / "things.csv")
+    tumour = row(frame, "tumour")
+    assert (tumour["sensitivity"], tumour["fp_per_case"]) == (1, 1)
+    assert tumour["volume_error_ml"] == pytest.approx((4 + 5) * 12 / 1000)
+    assert tumour["volume_error_percent"] == pytest.approx(100 * 9 / 8)
+    assert tumour["hd95_mm"] > 5
+    assert tumour["pq_low"] == tumour["pq_high"] == tumour["pq"]  # one case: every draw is the same
+    assert np.isnan(row(frame, "soft tissue")["hd95_mm"])
+    hit, alarm = pd.read_csv(tmp_path / "things.csv").to_dict("records")
+    assert (hit["case"], hit["class"], hit["outcome"], hit["size"], hit["true_size"]) == ("S1", "tumour", "tp", 12, 8)
+    assert hit["iou"] == pytest.approx(8 / 12)
+    assert hit["unit"] == "mm"
+    assert hit["diameter"] == pytest.approx((6 * 8 * 12 / np.pi) ** (1 / 3), rel=1e-5)
+    assert (alarm["outcome"], alarm["matched_id"], alarm["size"], alarm["iou"]) == ("fp", 0, 5, 0)
+
+
+def test_the_page_opens_from_disk_and_says_what_it_shows(tmp_path):
+    labels = nuclei_truth(tmp_path / "truth")
+    classes = table((BACKGROUND, "background", False), (NUCLEUS, "nucleus", True))
+    for case, ids in (("a", np.where(labels > 0, labels + 10, 1)), ("b", np.where(labels == 1, 11, 1))):
+        save(tmp_path / "out" / case, ids, classes, {1: BACKGROUND, 11: NUCLEUS, 12: NUCLEUS})
+    frame = evaluate(tmp_path / "out", tmp_path / "truth", report=tmp_path / "page")
+    text = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
+    assert "Evaluation of 2 cases" in text
+    assert "<script" not in text
+    for name in re.findall(r'src="([^"]+)"', text):
+        with Image.open(tmp_path / "page" / name) as image:
+            assert np.asarray(image.convert("L")).std() > 1
+    assert text.index("<h3>b</h3>") < text.index("<h3>a</h3>")  # the worst one first
+    assert "PQ 0.667: 1 found, 0 false, 1 missed" in text
+    sizes = pd.read_csv(tmp_path / "page" / "sizes.csv")
+    assert sizes["n"].sum() == row(frame, "nucleus")["n"] == 4
+    assert pd.read_csv(tmp_path / "page" / "cases.csv")["case"].nunique() == 2
+    assert pd.read_csv(tmp_path / "page" / "calibration.csv")["n"].sum() == 3
+    first = {p.name: p.read_bytes() for p in (tmp_path / "page").iterdir()}
+    evaluate(tmp_path / "out", tmp_path / "truth", report=tmp_path / "page")
+    assert {p.name: p.read_bytes() for p in (tmp_path / "page").iterdir()} == first
+
+
+def test_pooled_intervals_draw_whole_images(tmp_path):
+    """Ten perfect cases and ten empty-handed ones: PQ 2/3 pooled, and an interval as wide as chance makes it."""
+    labels = np.zeros((8, 8), int)
+    labels[1:5, 1:5] = 1
+    classes = table((BACKGROUND, "background", False), (NUCLEUS, "nucleus", True))
+    for i in range(20):
+        png(tmp_path / "truth" / "labels" / f"{i}.png", labels, np.uint16)
+        ids = np.where(labels * (i < 10) > 0, 11, 1)
+        save(tmp_path / "out" / str(i), ids, classes, {1: BACKGROUND, 11: NUCLEUS})
+    nucleus = row(evaluate(tmp_path / "out", tmp_path / "truth"), "nucleus")
+    assert nucleus["pq"] == pytest.approx(10 / 15)
+    draws = np.random.default_rng(3).binomial(20, 0.5, 20000)
+    low, high = np.percentile(draws / (draws + (20 - draws) / 2), [2.5, 97.5])
+    assert nucleus["pq_low"] == pytest.approx(low, abs=0.05)
+    assert nucleus["pq_high"] == pytest.approx(high, abs=0.05)

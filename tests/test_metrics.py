@@ -198,3 +198,15 @@ def test_errors_name_the_cause():
         dice(ids, ids[0])
     with pytest.raises(DataError, match="METRIC-CLASS"):
         PanopticQuality(1) + PanopticQuality(2)
+
+
+@settings(max_examples=60, deadline=None)
+@given(pairs_of((4, 6)))
+def test_prediction_and_truth_may_change_places_where_nothing_is_unknown(case):
+    (pred, pred_classes), (true, true_classes) = case
+    for c in (THING, 3):
+        one = panoptic_quality(pred, pred_classes, true, true_classes, [c], void=None)[c]
+        other = panoptic_quality(true, true_classes, pred, pred_classes, [c], void=None)[c]
+        assert (one.tp, one.fp, one.fn) == (other.tp, other.fn, other.fp)
+        assert one.iou_sum == pytest.approx(other.iou_sum)
+        assert one.is_empty or one.tp == 0 or one.pq == pytest.approx(one.sq * one.rq)

@@ -26,6 +26,8 @@ from medpanoptic.metrics.truth import Truth
 ANY_THING = "any thing"
 Outcome = Literal["tp", "fp", "fn", "ignored"]
 Kind = Literal["thing", "any", "stuff"]
+# {id: class number} of prediction and truth
+Coded = tuple[dict[int, int], dict[int, int]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +89,7 @@ def score_case(
     names = sorted(things | pred.stuff | truth.stuff)
     code = {c: k for k, c in enumerate(names, 1)}
     pairs = overlap(pred.ids, truth.ids)
-    coded = [{i: code[c] for i, c in m.segments.items()} for m in (pred, truth)]
+    coded = _coded(pred, truth, code)
     matches = match_segments(pairs, *coded)
     counts = count_matches(matches, *coded, code.values())
     found: dict[tuple[str, Kind], ClassScore] = {}
@@ -97,17 +99,22 @@ def score_case(
             found[c, "thing"] = _thing_score(counts[code[c]], pairs, coded, code[c], scores, (pred, truth), {c})
         else:
             found[c, "stuff"] = ClassScore(counts[code[c]], _dice(pairs, coded, code[c]))
-    as_one = [{i: int(c in things) for i, c in m.segments.items()} for m in (pred, truth)]
+    as_one = _coded(pred, truth, {c: int(c in things) for c in names})
     both = count_matches(match_segments(pairs, *as_one), *as_one, [1])[1]
     found[ANY_THING, "any"] = _thing_score(both, pairs, as_one, 1, scores, (pred, truth), things)
     rows = _rows(name, pairs, matches, (pred, truth), things, scores, _measure(pred, calibrated))
     return CaseScore(name, found, rows)
 
 
+def _coded(pred: Truth, truth: Truth, code: Mapping[str, int]) -> Coded:
+    first, second = ({i: code[c] for i, c in m.segments.items()} for m in (pred, truth))
+    return first, second
+
+
 def _thing_score(
     counts: PanopticQuality,
     pairs: Overlap,
-    coded: list[dict[int, int]],
+    coded: Coded,
     class_id: int,
     scores: Mapping[int, float],
     maps: tuple[Truth, Truth],
@@ -134,7 +141,7 @@ def _thing_score(
     return ClassScore(counts, score.dice, ap, detected, hd95, (masks[0].sum() * ml, masks[1].sum() * ml))
 
 
-def _dice(pairs: Overlap, coded: list[dict[int, int]], class_id: int) -> float:
+def _dice(pairs: Overlap, coded: Coded, class_id: int) -> float:
     """Dice of all pixels of a class; the prediction's pixels in true void do not count."""
     both = sum(
         n

@@ -61,10 +61,10 @@ def sizes(table: DataFrame) -> Figure:
         places = np.arange(len(group))
         axes.plot(places, group["pq"], marker="o", label=name)
         for place, row in zip(places, group.itertuples(), strict=True):
-            top = "" if np.isinf(row.high) else f"{row.high:.3g}"
+            size = f"from {row.low:.3g}" if np.isinf(row.high) else f"{row.low:.3g}–{row.high:.3g}"
             if np.isfinite(row.pq):
                 axes.annotate(
-                    f"{row.low:.3g}–{top} {row.unit}\nn = {row.n}",
+                    f"{size} {row.unit}\nn = {row.n}",
                     (place, row.pq),
                     xytext=(0, 6),
                     textcoords="offset points",
