@@ -19,6 +19,7 @@ class Source:
 
     sop_uids, paths : one per frame along the slice axis for single-frame DICOM, one in all for a multi-frame
         object; empty UIDs for other formats. These values never go to logs or non-DICOM outputs.
+    downsample : pixels of a slide's finest level along one pixel of the level that was read; 1 for all else.
     """
 
     study_uid: str = ""
@@ -26,6 +27,7 @@ class Source:
     frame_of_reference_uid: str = ""
     sop_uids: tuple[str, ...] = ()
     paths: tuple[Path, ...] = ()
+    downsample: float = 1.0
 
 
 @dataclass(frozen=True)

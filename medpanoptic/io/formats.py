@@ -70,6 +70,7 @@ class Format(NamedTuple):
 _MAPS = ("panoptic.nii.gz", "panoptic.tif", "stuff.nii.gz", "stuff.tif")
 _CSV = EVERYTHING - {"map", "codes", "colors", "unused", "under", "dropped", "affine", "spacing"}
 _SEG = EVERYTHING - {"scores", "verdicts", "unused", "under", "dropped", "parameters"}
+_GEOJSON = frozenset({"map", "ids", "classes", "colors", "scores", "origin", "verdicts", "tracking", "stuff"})
 FORMATS: Mapping[str, Format] = {
     "json": Format(
         "table of classes, segments and provenance (always written)",
@@ -114,6 +115,20 @@ FORMATS: Mapping[str, Format] = {
         ("coco_panoptic.json", "coco_panoptic"),
         frozenset({"map", "ids", "classes", "codes", "colors", "unused", "scores", "stuff"}),
         reader="coco_read:read_coco",
+    ),
+    "geojson": Format(
+        "GeoJSON annotations for QuPath, shapes can be edited",
+        "geojson:write_annotations",
+        (2,),
+        ("annotations.geojson",),
+        _GEOJSON,
+    ),
+    "geojson-detections": Format(
+        "GeoJSON detections for QuPath, for many thousand cells",
+        "geojson:write_detections",
+        (2,),
+        ("detections.geojson",),
+        _GEOJSON,
     ),
 }
 

@@ -19,7 +19,7 @@ from medpanoptic.errors import ReadError, WriteError
 from medpanoptic.geometry import Affine, check_affine, same_grid, voxel_spacing
 from medpanoptic.measure import is_calibrated
 from medpanoptic.result import Box, Dropped, PanopticResult, Provenance, Segment
-from medpanoptic.volume import Volume
+from medpanoptic.volume import Source, Volume
 
 NAME = "medpanoptic-result"
 VERSION = 1
@@ -61,6 +61,7 @@ def table_json(result: PanopticResult) -> dict[str, Any]:
         "affine_lps": result.affine.tolist(),
         "calibrated": is_calibrated(result),
         "stuff_map": result.stuff is not None,
+        **({} if result.source.downsample == 1 else {"downsample": float(result.source.downsample)}),
         "classes": result.classes.to_json(),
         "segments": [_segment_json(result, s) for s in result.segments],
         "dropped": [
@@ -161,6 +162,7 @@ def result_from_json(
             "segments": tuple(_segment(entry) for entry in data["segments"]),
             "classes": ClassTable.from_json(data["classes"]),
             "affine": check_affine(data["affine_lps"]),
+            "source": Source(downsample=float(data.get("downsample", 1.0))),
             "provenance": Provenance(**data["provenance"]),
             "dropped": tuple(_dropped(entry) for entry in data["dropped"]),
         }
