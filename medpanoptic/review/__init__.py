@@ -1,0 +1,40 @@
+"""Read, correct, measure, sign: the review of a result, without a viewer. Start at ``ReviewSession.open``."""
+
+from medpanoptic.review.case_files import Unsaved, check_signed, find_unsaved, signed_versions
+from medpanoptic.review.edit import Edit, Row
+from medpanoptic.review.regions import Region, polygon, region_of_indices, region_of_mask, stroke
+from medpanoptic.review.session import Change, ReviewSession
+from medpanoptic.review.signing import sign
+from medpanoptic.review.worklist import (
+    filter_rows,
+    next_row,
+    progress,
+    progress_text,
+    sort_rows,
+    update_rows,
+    worklist,
+)
+
+__all__ = [
+    "Change",
+    "Edit",
+    "Region",
+    "ReviewSession",
+    "Row",
+    "Unsaved",
+    "check_signed",
+    "filter_rows",
+    "find_unsaved",
+    "next_row",
+    "polygon",
+    "progress",
+    "progress_text",
+    "region_of_indices",
+    "region_of_mask",
+    "sign",
+    "signed_versions",
+    "sort_rows",
+    "stroke",
+    "update_rows",
+    "worklist",
+]

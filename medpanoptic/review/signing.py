@@ -1,0 +1,118 @@
+"""Sign a review: a locked version folder with all outputs, under the reader's name and a chain of hashes.
+
+The signature is a name and SHA-256 sums, not a cryptographic one: it shows changes, it does not prove who signed.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from medpanoptic import __version__
+from medpanoptic.errors import ReviewError
+from medpanoptic.io import FORMATS, write_result
+from medpanoptic.io.new_folder import new_folder
+from medpanoptic.result import PanopticResult, Provenance
+from medpanoptic.review.case_files import IMAGE, JOURNAL, SIGNATURE, file_digest
+from medpanoptic.review.session import ReviewSession
+from medpanoptic.review.worklist import worklist
+
+# csv and picture for everyone; SEG, SR and secondary capture where there is a DICOM source
+_PLAIN = ("csv", "png")
+_DICOM = ("dicom-seg", "dicom-sr", "dicom-sc")
+WORKLIST = "lesions.csv"
+
+
+def sign(
+    session: ReviewSession,
+    *,
+    allow_unread: bool = False,
+    formats: Sequence[str] | None = None,
+    image: Path | str | Mapping[str, Path | str] | None = None,
+) -> Path:
+    """Write CASE/review/vN, whole or not at all, lock the session, and return the folder.
+
+    It holds the result (rejected lesions left out), the formats, lesions.csv (the list, rejected ones included), the
+    journal, and signature.json with the SHA-256 of every file. A review that found nothing is signed like any other.
+    allow_unread : sign although lesions were not read. formats : names of ``FORMATS``; None takes csv and png, and the
+    DICOM objects where the image is a DICOM series.
+    image : the file, folder or {channel: path} that was read; its place is kept in image.json, so that the review can
+    be trained on. Paths may hold names: nothing else records it.
+    Raises ReviewError: REVIEW-CASE (a session without a case folder), REVIEW-SIGNED, REVIEW-UNREAD, REVIEW-BUSY;
+    WriteError.
+    """
+    opened = session.opened
+    if opened is None:
+        raise ReviewError("REVIEW-CASE", "only a review of a case folder can be signed: use ReviewSession.open")
+    unread = [i for i in session.things if session.row(i).segment.verdict == "unread"]
+    if unread and not allow_unread:
+        raise ReviewError(
+            "REVIEW-UNREAD", f"{len(unread)} lesions are unread, such as {unread[:5]}; read them or allow it"
+        )
+    moment = session.begin_signing()
+    result = session.live.freeze(_provenance(session, moment))
+    target = opened.folder / f"v{session.version}"
+    names = usual_formats(result) if formats is None else list(formats)
+    with new_folder(target, frozenset(), _refuse) as draft:
+        write_result(result, draft, formats=names, volume=session.volume)
+        _write_worklist(session, draft / WORKLIST)
+        if image is not None:
+            _write_image(image, draft / IMAGE)
+        line = _seal(session, draft, moment)
+    session.lock(line)
+    return target
+
+
+def usual_formats(result: PanopticResult) -> list[str]:
+    """Return the formats that a signed version has without being asked."""
+    wanted = [*_PLAIN, *(_DICOM if result.source.sop_uids and result.source.paths else ())]
+    return [name for name in wanted if name in FORMATS and result.ndim in FORMATS[name].ndims]
+
+
+def _refuse(target: Path) -> None:
+    raise ReviewError("REVIEW-BUSY", f"{target.name} is there already: another program signed; open the case anew")
+
+
+def _provenance(session: ReviewSession, moment: str) -> Provenance:
+    model = session.live.base.provenance
+    parameters = {**model.parameters, "review_version": session.version, "reader": session.reader}
+    return replace(model, medpanoptic_version=__version__, created=moment, parameters=parameters)
+
+
+def _write_worklist(session: ReviewSession, path: Path) -> None:
+    table = worklist(session, measure_all=True)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(table.columns)
+        writer.writerows(["" if v != v or v is None else v for v in row] for row in table.itertuples(index=False))
+
+
+def _write_image(image: Path | str | Mapping[str, Path | str], path: Path) -> None:
+    places = {"": image} if isinstance(image, str | Path) else dict(image)
+    # absolute, since the next program starts elsewhere; links are left as the user gave them
+    content = {"image": {name: os.path.abspath(place) for name, place in places.items()}}
+    path.write_text(json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _seal(session: ReviewSession, draft: Path, moment: str) -> dict[str, Any]:
+    """Add the journal, ending in the line that names every other file, and the signature; return that line."""
+    files = {p.relative_to(draft).as_posix(): file_digest(p) for p in sorted(draft.rglob("*")) if p.is_file()}
+    fields = {"action": "sign", "version": session.version, "reader": session.reader, "time": moment, "files": files}
+    line = session.journal.prepare(fields)
+    (draft / JOURNAL).write_bytes(session.journal.text_with(line))
+    signature = {
+        "format": "medpanoptic-signature",
+        "version": session.version,
+        "reader": session.reader,
+        "time": moment,
+        "sign": line["hash"],
+        "files": {**files, JOURNAL: file_digest(draft / JOURNAL)},
+    }
+    text = json.dumps(signature, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    (draft / SIGNATURE).write_text(text, encoding="utf-8")
+    return line
