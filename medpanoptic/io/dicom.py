@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +121,7 @@ def _plan(series: DicomSeries, need_suv: bool = False) -> _Plan:
     planes = [Plane(i.name, f.position, f.orientation, f.spacing, f.thickness) for i, f in frames]
     stack = sort_planes(planes, series.label)
     stack, notes = _drop_duplicates(stack, frames, series.label)
+    _check_interleaved([frames[i][0].acquisition for i in stack.order], series.label)
     affine, more = stack_affine(stack, frames[stack.order[0]][1].thickness, series.label)
     factor, unit, said = _pet_scale(series, need_suv) if series.modality == "PT" else (1.0, _unit(series), ())
     return _Plan([frames[i] for i in stack.order], affine, factor, unit, (*notes, *more, *said))
@@ -153,6 +155,17 @@ def _drop_duplicates(stack: Stack, frames: list[tuple[Instance, Frame]], label: 
             )
         twins.add(other)
     return stack.without(twins), [f"removed {len(twins)} duplicate slice(s)"] if twins else []
+
+
+def _check_interleaved(acquisitions: list[str], label: str) -> None:
+    """Refuse the slices of one acquisition between those of another, which may even be evenly spaced."""
+    changes = sum(a != b for a, b in pairwise(acquisitions))
+    if changes >= len(set(acquisitions)):
+        raise GeometryError(
+            "MIX-ACQUISITION",
+            f"{label}: slices of several acquisitions (phases, echoes, energies or kernels) lie between each other; "
+            "put each into a folder of its own",
+        )
 
 
 def _rescaled(instance: Instance, frame: Frame, decoded: Callable[[Instance], NDArray]) -> NDArray[np.float64]:
@@ -198,7 +211,9 @@ def _to_values(stored: NDArray, instance: Instance, frame: Frame, factor: float)
     for air, and it can still be told from measured air.
     """
     padding = padding_mask(stored, instance)
-    values = used_bits(stored, instance)
+    # padding may use bits that values do not
+    values = used_bits(stored if padding is None else np.where(padding, stored.dtype.type(0), stored), instance)
+    values = values if padding is None else np.where(padding, stored, values)
     slope, intercept = _or(frame.slope, 1.0) * factor, _or(frame.intercept, 0.0) * factor
     if (slope, intercept) != (1.0, 0.0):
         values = values * slope + intercept

@@ -34,13 +34,21 @@ _TAGS = [
     "FrameOfReferenceUID", "PatientID",
     "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness",
     "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored",
-    "PixelRepresentation", "RescaleSlope", "RescaleIntercept", "RescaleType",
+    "HighBit", "AcquisitionNumber", "KVP", "ConvolutionKernel", "EchoTime", "TemporalPositionIdentifier",
+    "DiffusionBValue", "PixelRepresentation", "RescaleSlope", "RescaleIntercept", "RescaleType",
     "PixelPaddingValue", "PixelPaddingRangeLimit",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
     "Units", "SUVType", "PatientWeight", "DecayCorrection", "CorrectedImage", "SeriesDate", "SeriesTime",
     "AcquisitionDate", "AcquisitionTime", "AcquisitionDateTime", "RadiopharmaceuticalInformationSequence",
     "DecayCorrected", "AttenuationCorrected", "DecayCorrectionDateTime",
 ]  # fmt: skip
+
+# What differs between images of one place. MR writes odd and even slices as two acquisitions of one stack.
+_PHASES = {
+    "CT": ("AcquisitionNumber", "KVP", "ConvolutionKernel"),
+    "MR": ("EchoTime", "TemporalPositionIdentifier", "DiffusionBValue"),
+    "PT": ("TemporalPositionIdentifier",),
+}
 
 
 @dataclass(frozen=True)
@@ -63,7 +71,8 @@ class Frame:
 class Instance:
     """What one image file says in its header.
 
-    name : its path inside the folder that was given. patient : a digest of PatientID, to tell patients apart.
+    name : its path inside the folder that was given. patient, acquisition : digests of PatientID, and of what tells
+    phases, echoes and kernels apart, to compare without holding values.
     """
 
     path: Path
@@ -73,11 +82,13 @@ class Instance:
     series_uid: str
     study_uid: str
     patient: str
+    acquisition: str
     frame_uid: str
     rows: int
     columns: int
     bits_allocated: int
     bits_stored: int
+    high_bit: int
     signed: bool
     photometric: str
     syntax: UID
@@ -157,6 +168,8 @@ def _other_object(sop_class: str, modality: str) -> str:
 
 def _instance(dataset: Dataset, path: Path, name: str, modality: str) -> Instance:
     bits = int(dataset.get("BitsAllocated") or 16)
+    bits_stored = int(dataset.get("BitsStored") or bits)
+    high_bit = dataset.get("HighBit")
     return Instance(
         path=path,
         name=name,
@@ -165,11 +178,13 @@ def _instance(dataset: Dataset, path: Path, name: str, modality: str) -> Instanc
         series_uid=_text(dataset, "SeriesInstanceUID") or f"no UID, folder {Path(name).parent.as_posix()}",
         study_uid=_text(dataset, "StudyInstanceUID"),
         patient=series_handle(_text(dataset, "PatientID")),
+        acquisition=series_handle(repr([_text(dataset, keyword) for keyword in _PHASES[modality]])),
         frame_uid=_text(dataset, "FrameOfReferenceUID"),
         rows=int(dataset.Rows),
         columns=int(dataset.Columns),
         bits_allocated=bits,
-        bits_stored=int(dataset.get("BitsStored") or bits),
+        bits_stored=bits_stored,
+        high_bit=bits_stored - 1 if high_bit is None else int(high_bit),
         signed=int(dataset.get("PixelRepresentation") or 0) == 1,
         photometric=_text(dataset, "PhotometricInterpretation"),
         syntax=dataset.file_meta.TransferSyntaxUID,
@@ -190,7 +205,7 @@ def _frames(dataset: Dataset) -> tuple[Frame, ...]:
     if len(per_frame) == 0:
         # A header may claim any number of frames; without functional groups there is no geometry to keep for them
         return tuple(_frame(i, [dataset]) for i in range(min(count, 2)))
-    return tuple(_frame(i, [group, *shared]) for i, group in enumerate(per_frame))
+    return tuple(_frame(i, [group, *shared], dataset) for i, group in enumerate(per_frame))
 
 
 _MACROS = {
@@ -203,9 +218,12 @@ _MACROS = {
 }
 
 
-def _frame(index: int, places: list[Dataset]) -> Frame:
+def _frame(index: int, places: list[Dataset], whole: Dataset | None = None) -> Frame:
+    """Read one frame from its functional groups. Converters leave the rescale of all frames in the data set itself."""
+    rescale_places = places if whole is None else [*places, whole]
+
     def numbers(keyword: str, count: int) -> tuple[float, ...] | None:
-        for place in places:
+        for place in rescale_places if keyword.startswith("Rescale") else places:
             for dataset in [place, *(place.get(_MACROS[keyword]) or [])]:
                 if keyword in dataset:
                     return _numbers(dataset, keyword, count)

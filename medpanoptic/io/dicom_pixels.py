@@ -8,12 +8,9 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
 
 from medpanoptic.errors import ReadError
+from medpanoptic.io.dicom_codestream import frame_ends, frame_size
 from medpanoptic.io.dicom_files import quiet_pydicom, read_dataset
 from medpanoptic.io.dicom_header import Instance
-
-# JPEG and JPEG-LS: their decoders fill what is cut off with made-up values; an intact stream ends with EOI
-_ENDS_WITH_EOI = {f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 57, 70, 80, 81)}
-_EOI = b"\xff\xd9"
 
 
 def decode_frames(instance: Instance) -> NDArray:
@@ -24,36 +21,47 @@ def decode_frames(instance: Instance) -> NDArray:
     dataset = read_dataset(instance.path, instance.name)
     if not dataset.get("PixelData"):
         raise ReadError("PIXELS-MISSING", f"{instance.name}: pixel data is missing or truncated")
-    _check_length(dataset, instance)
     kind = ""
     try:
         with quiet_pydicom():
-            array = dataset.pixel_array
-            whole = instance.syntax not in _ENDS_WITH_EOI or _streams_end(dataset, instance.frame_count)
+            what = _wrong_length(dataset, instance) or _wrong_stream(dataset, instance)
+            # ``used_bits`` looks at bits above BitsStored before it clears them
+            dataset.pixel_array_options(correct_unused_bits=False)
+            array = np.empty(0) if what else dataset.pixel_array
     except Exception as error:  # codecs raise anything, and their texts may quote tag values
         kind = type(error).__name__
-    if kind or not whole:
-        raise ReadError(
-            "PIXELS-UNREADABLE", f"{instance.name}: pixel data is truncated or damaged ({kind or 'no end'})"
-        )
+    if kind:
+        raise ReadError("PIXELS-UNREADABLE", f"{instance.name}: pixel data is truncated or damaged ({kind})")
     shape = (instance.frame_count, instance.rows, instance.columns)
-    if array.size != np.prod(shape):
-        raise ReadError("PIXELS-UNREADABLE", f"{instance.name}: pixel data does not have the size that the header says")
+    if what or array.size != np.prod(shape):
+        what = what or "does not have the size that the header says"
+        raise ReadError("PIXELS-UNREADABLE", f"{instance.name}: pixel data {what}")
     return array.reshape(shape)
 
 
-def _check_length(dataset: Dataset, instance: Instance) -> None:
-    """Refuse uncompressed pixel data with more frames than the header says: the rest would be dropped in silence."""
+def _wrong_length(dataset: Dataset, instance: Instance) -> str:
+    """Say what is wrong with uncompressed pixel data: pydicom drops what is too much, in silence."""
     if instance.syntax.is_encapsulated:
-        return
-    frame = instance.rows * instance.columns * instance.bits_allocated // 8
-    if len(dataset.PixelData) >= frame * (instance.frame_count + 1):
-        raise ReadError("PIXELS-UNREADABLE", f"{instance.name}: pixel data is longer than the header says")
+        return ""
+    if dataset["PixelData"].is_undefined_length:
+        return "is compressed, but the transfer syntax says that it is not"
+    whole = (instance.rows * instance.columns * instance.frame_count * instance.bits_allocated + 7) // 8
+    # zeros behind the last pixel are padding of some writers
+    return "is longer than the header says" if dataset.PixelData[whole:].strip(b"\0") else ""
 
 
-def _streams_end(dataset: Dataset, count: int) -> bool:
-    frames = generate_frames(dataset.PixelData, number_of_frames=count)
-    return all(frame.rstrip(b"\0").endswith(_EOI) for frame in frames)
+def _wrong_stream(dataset: Dataset, instance: Instance) -> str:
+    """Say what is wrong with compressed frames, before a decoder allocates for them or makes up what is cut off."""
+    if not instance.syntax.is_encapsulated:
+        return ""
+    expected = (instance.rows, instance.columns, 1)
+    for frame in generate_frames(dataset.PixelData, number_of_frames=instance.frame_count):
+        if not frame_ends(frame, instance.syntax):
+            return "is truncated or damaged (no end)"
+        size = frame_size(frame, instance.syntax)
+        if size is not None and size != expected:
+            return "has a compressed frame of another size than the header says"
+    return ""
 
 
 def padding_mask(stored: NDArray, instance: Instance) -> NDArray[np.bool_] | None:
@@ -67,6 +75,29 @@ def padding_mask(stored: NDArray, instance: Instance) -> NDArray[np.bool_] | Non
 
 
 def used_bits(stored: NDArray, instance: Instance) -> NDArray:
-    """Clear bits above BitsStored (old overlays live there), keeping the sign. Source: DICOM PS3.5 8.1.1"""
+    """Clear bits above BitsStored (old overlays live there), keeping the sign. Source: DICOM PS3.5 8.1.1
+
+    Raises ReadError (PIXELS-BITS) where these bits are part of the values, so that the header is wrong.
+    """
     spare = 8 * stored.dtype.itemsize - instance.bits_stored
-    return stored if spare <= 0 else (stored << spare) >> spare
+    if spare <= 0:
+        return stored
+    values: NDArray = (stored << spare) >> spare
+    # a sign may be extended into the bits above or not: both are written
+    above = stored.view(f"u{stored.dtype.itemsize}") >> instance.bits_stored
+    above = np.where(values != stored, above, 0)
+    if above.any() and (instance.high_bit != instance.bits_stored - 1 or _depends(values, above)):
+        raise ReadError(
+            "PIXELS-BITS",
+            f"{instance.name}: pixel values need more bits than BitsStored and HighBit say; correct the header",
+        )
+    return values
+
+
+def _depends(values: NDArray, above: NDArray) -> bool:
+    """Tell whether bits above go with the values: an overlay changes anywhere, a carry only where the values jump."""
+    steps = np.abs(np.diff(values.astype(np.float64), axis=-1))
+    changed = np.diff(above.astype(np.int64), axis=-1) != 0
+    if changed.all() or not changed.any():
+        return False
+    return bool(np.median(steps[changed]) > 2 * np.median(steps[~changed]) + 1)

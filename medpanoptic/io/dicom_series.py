@@ -131,7 +131,11 @@ def check_headers(series: DicomSeries) -> None:
     """
     label, instances = series.label, series.instances
     count = sum(i.frame_count for i in instances)
-    check_size((count, max(i.rows for i in instances), max(i.columns for i in instances)), 4, label)
+    shape = (count, max(i.rows for i in instances), max(i.columns for i in instances))
+    check_size(shape, 4, label)
+    check_size(shape, 2, label, sum(i.file_bytes for i in instances))
+    # pydicom reads a file whole, also what is not pixels
+    check_size((max(i.file_bytes for i in instances),), 1, label)
     if series.damaged:
         raise ReadError(
             "DICOM-DAMAGED",

@@ -76,7 +76,7 @@ def _on_grid(labels: Volume, like: Volume, name: str) -> Volume:
             raise GeometryError("LABEL-SHAPE", f"{name}: mask {labels.shape} and image {like.shape} differ in shape")
         return replace(labels, affine=like.affine, calibrated=like.calibrated)
     order, flips = _axes(labels.affine, like.affine, labels.ndim)
-    array = np.flip(labels.array[0].transpose(order), [i for i, flip in enumerate(flips) if flip])
+    array = np.flip(labels.array[0].transpose(order), tuple(i for i, flip in enumerate(flips) if flip))
     if array.shape != like.shape or _distance(labels, like, order, flips) > _PLACE_TOLERANCE * like.spacing.min():
         raise GeometryError(
             "LABEL-PLACE",

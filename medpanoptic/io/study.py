@@ -34,6 +34,8 @@ def read_folder(folder: Path, channels: Sequence[ChannelSpec] | None, series: Wa
         _check_names(series, channels)
         _check_handles(scan, series)
         chosen = [(spec, _pick(scan, spec, series)) for spec in channels]
+    if len({i.patient for _, found in chosen if found is not None for i in found.instances}) > 1:
+        raise GeometryError("MIX-STUDY", f"{scan.name}: the series chosen belong to different patients")
     parts: Parts = [(spec, None if found is None else _load(found, spec)) for spec, found in chosen]
     return combine(parts, reference, scan.notes)
 
