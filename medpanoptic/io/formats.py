@@ -69,7 +69,8 @@ class Format(NamedTuple):
 
 _MAPS = ("panoptic.nii.gz", "panoptic.tif", "stuff.nii.gz", "stuff.tif")
 _CSV = EVERYTHING - {"map", "codes", "colors", "unused", "under", "dropped", "affine", "spacing"}
-_SEG = EVERYTHING - {"scores", "verdicts", "unused", "under", "dropped", "parameters"}
+_SEG = EVERYTHING - {"unused", "under", "dropped", "parameters"}
+_SEG_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 _GEOJSON = frozenset({"map", "ids", "classes", "colors", "scores", "origin", "verdicts", "tracking", "stuff"})
 FORMATS: Mapping[str, Format] = {
     "json": Format(
@@ -102,11 +103,41 @@ FORMATS: Mapping[str, Format] = {
         frozenset({"colors", "stuff"}),
     ),
     "dicom-seg": Format(
-        "DICOM Segmentation that points at the source slices",
+        "DICOM Segmentation, BINARY, that points at the source slices",
         "dicom_seg:write_dicom_seg",
         (3,),
         ("seg.dcm",),
         _SEG,
+        reader="dicom_seg_read:read_dicom_seg",
+        sop_classes=_SEG_CLASSES,
+    ),
+    "dicom-seg-deflated": Format(
+        "the same DICOM Segmentation, deflated",
+        "dicom_seg:write_dicom_seg_deflated",
+        (3,),
+        ("seg_deflated.dcm",),
+        _SEG,
+    ),
+    "dicom-seg-labelmap": Format(
+        "DICOM Segmentation, LABELMAP, in JPEG-LS: small, for software of 2025 and later",
+        "dicom_seg:write_dicom_labelmap",
+        (3,),
+        ("seg_labelmap.dcm",),
+        _SEG,
+    ),
+    "dicom-seg-labelmap-rle": Format(
+        "the same LABELMAP in RLE, for software without JPEG-LS",
+        "dicom_seg:write_dicom_labelmap_rle",
+        (3,),
+        ("seg_labelmap_rle.dcm",),
+        _SEG,
+    ),
+    "dicom-sr": Format(
+        "DICOM structured report (TID 1500): size, axes and grey values of each thing",
+        "dicom_sr:write_dicom_sr",
+        (3,),
+        ("sr.dcm",),
+        frozenset({"codes", "scores", "tracking", "provenance"}),
     ),
     "coco": Format(
         "COCO panoptic JSON and PNG, one PNG per slice for volumes",

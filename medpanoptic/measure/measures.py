@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from medpanoptic.errors import ResultError
 from medpanoptic.geometry import Affine, to_world, voxel_size
 from medpanoptic.measure.axes import Axis, find_axes
 from medpanoptic.measure.intensity import Intensity, has_peak, intensity, peak_sphere
-from medpanoptic.result import Box, PanopticResult
+from medpanoptic.result import Box, PanopticResult, Segment
 from medpanoptic.volume import Volume
 
 if TYPE_CHECKING:
@@ -43,8 +44,10 @@ class Measures:
     intensities: tuple[Intensity, ...] = ()
 
 
-def measure(result: PanopticResult, volume: Volume | None = None) -> list[Measures]:
-    """Measure every thing of a result, in the order of its table.
+def measure(
+    result: PanopticResult, volume: Volume | None = None, segments: Sequence[Segment] | None = None
+) -> list[Measures]:
+    """Measure every thing of a result, in the order of its table, or the segments given, in their order.
 
     volume : the image on the grid of the result, for grey values. Raises ResultError (RESULT-SHAPE) if it is another.
     """
@@ -53,7 +56,7 @@ def measure(result: PanopticResult, volume: Volume | None = None) -> list[Measur
             "RESULT-SHAPE", f"the image has shape {volume.shape}, the result {result.ids.shape}: not one case"
         )
     found = []
-    for segment in result.things:
+    for segment in result.things if segments is None else segments:
         box = result.boxes[segment.id]
         mask = result.ids[tuple(slice(*axis) for axis in box)] == segment.id
         found.append(measure_segment(segment.id, mask, box, result.affine, volume))
