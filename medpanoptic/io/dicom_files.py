@@ -22,6 +22,8 @@ from medpanoptic.io.quiet import quiet
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 # deflate packs 1000 : 1 at best; images pack 2-30 : 1
 _DEFLATED_BYTES, _DEFLATED_RATIO = 2**26, 200
+# masks pack as well as deflate can; the meta header, which is not deflated, names the Segmentation
+_SEGMENTATION, _SEGMENTATION_BYTES = b"1.2.840.10008.5.1.4.1.1.66.", 2**30
 
 
 def quiet_pydicom() -> AbstractContextManager[None]:
@@ -80,7 +82,8 @@ def _check_deflated(path: Path, name: str) -> None:
             return
         file.seek(144 + int.from_bytes(start[140:144], "little"))
         unpacker, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
-        limit = max(_DEFLATED_BYTES, _DEFLATED_RATIO * path.stat().st_size)
+        is_mask = _SEGMENTATION in start[: 144 + int.from_bytes(start[140:144], "little")]
+        limit = max(_SEGMENTATION_BYTES if is_mask else _DEFLATED_BYTES, _DEFLATED_RATIO * path.stat().st_size)
         data = file.read(2**20)
         while data and size <= limit:
             try:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medpanoptic.classes import ClassInfo
 from medpanoptic.errors import WriteError
 from medpanoptic.identity import Identity, identify
 from medpanoptic.io import dicom_common as common
@@ -190,7 +191,7 @@ def _nothing_found(result: PanopticResult, headers: Sequence[Dataset]) -> dict[s
         for number, info in enumerate(looked_for, 1)
     ]
     for item, info in zip(described, looked_for, strict=True):
-        item.SegmentDescription = f"class={info.id} none found"
+        item.SegmentDescription = f"{_class_words(info)} none found"
     return {
         "pixel_array": np.zeros((1, *result.ids.shape[1:]), np.uint8),
         "segment_descriptions": described,
@@ -217,7 +218,12 @@ def _describe(result: PanopticResult, segment: Segment, number: int, identity: I
         tracking_id=tracking[0],
         tracking_uid=tracking[1],
     )
-    # no attribute of a SEG holds a score, a verdict or a foreign id: they stand in the free text of the segment
-    words = [f"id={segment.id}", f"class={segment.class_id}", f"score={float(segment.score)!r}"]
-    item.SegmentDescription = " ".join([*words, f"verdict={segment.verdict}"])
+    # no attribute of a SEG holds a score, a verdict, an id or a class colour: they stand in the segment's free text
+    words = [f"id={segment.id}", _class_words(info), f"score={float(segment.score)!r}", f"verdict={segment.verdict}"]
+    item.SegmentDescription = " ".join(words)
     return item
+
+
+def _class_words(info: ClassInfo) -> str:
+    r, g, b = info.color
+    return f"class={info.id} color={r:02x}{g:02x}{b:02x}"
