@@ -1,7 +1,8 @@
 """The command line: one command is one function of the API, with the same names and defaults.
 
 Results go to stdout, progress and messages to stderr. Heavy imports stand inside the commands, so that ``--help``
-does not wait for torch. Exit status: 0 done, 1 nothing done, 2 command line not understood, 3 some cases failed.
+does not wait for torch. Exit status: 0 done, 1 nothing done, 2 command line not understood, 3 some cases failed,
+4 a batch ended early.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Annotated
 import typer
 
 from medpanoptic import __version__
+from medpanoptic.cli.batch import batch
 from medpanoptic.cli.convert import convert
 from medpanoptic.cli.demo import demo
 from medpanoptic.cli.evaluate import evaluate
@@ -20,6 +22,7 @@ from medpanoptic.cli.inspect import inspect
 from medpanoptic.cli.models import models
 from medpanoptic.cli.options import NOTICE
 from medpanoptic.cli.segment import segment
+from medpanoptic.cli.status import status
 from medpanoptic.cli.train import train
 from medpanoptic.console import say_error
 
@@ -31,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 # one file per command; help lists them in this order
-for command in (models, segment, evaluate, train, convert, inspect, demo):
+for command in (models, segment, batch, status, evaluate, train, convert, inspect, demo):
     app.command()(command)
 
 

@@ -1,0 +1,186 @@
+"""How a batch is doing: figures from the ledger, one study looked up, a static HTML page."""
+
+from __future__ import annotations
+
+import html
+import json
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from medpanoptic import __version__
+from medpanoptic.batch.keys import load_key, study_handle
+from medpanoptic.batch.ledger import Ledger
+from medpanoptic.batch.settings import FINISHED, Folders
+from medpanoptic.errors import BatchError
+
+_MOST_ROWS, _MOST_PICTURES = 1000, 200
+_COLUMNS = ("study", "state", "code", "stage", "attempts", "fallback", "things", "duration_s", "peak_mb", "worker")
+_STYLE = (
+    "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem;color:#1c2530}"
+    "h1{font-size:1.5rem;margin:0}h2{font-size:1.1rem;margin:2rem 0 .5rem}"
+    "table{border-collapse:collapse}th,td{text-align:left;padding:.25rem .9rem .25rem 0}"
+    "th,td{border-bottom:1px solid #dde3ea}"
+    "th{font-weight:600;color:#51606f}td.n{text-align:right;font-variant-numeric:tabular-nums}"
+    "code,td.h{font-family:ui-monospace,monospace;font-size:.85em}p.note{color:#51606f}"
+    ".bar{display:flex;height:1.1rem;border-radius:.3rem;overflow:hidden;margin:1rem 0}"
+    "figure{display:inline-block;margin:0 1rem 1rem 0;vertical-align:top}figure img{max-width:220px;max-height:220px}"
+    "figcaption{font-size:.75em;color:#51606f}.wide{overflow-x:auto}"
+)
+_COLORS = {
+    "done": "#2e7d5b",
+    "done-empty": "#7fb69e",
+    "running": "#3b78c2",
+    "queued": "#c3ccd6",
+    "refused": "#d9a13b",
+    "failed": "#c4503c",
+    "quarantined": "#7a3b8f",
+}
+
+
+@dataclass(frozen=True)
+class Status:
+    """Figures of a ledger. ``run`` : the row of the newest run. ``ended`` : no batch is at work, as far as it says."""
+
+    counts: Mapping[str, int]
+    codes: list[dict[str, Any]]
+    totals: Mapping[str, Any]
+    run: Mapping[str, Any]
+
+    @property
+    def ended(self) -> bool:
+        """Tell whether the newest run has come to its end."""
+        return self.run.get("ended") is not None
+
+    @property
+    def per_hour(self) -> float:
+        """Studies per hour of the newest run, once it has ended."""
+        return 3600 * (self.run.get("finished") or 0) / self.run["seconds"] if self.run.get("seconds") else 0.0
+
+    def figures(self) -> dict[str, str]:
+        """Return what people want to know first, as text."""
+        totals = self.totals
+        return {
+            "model": str(self.run.get("model", "")),
+            "state": ("ended" + (f", {self.run['stopped']}" if self.run["stopped"] else ""))
+            if self.ended
+            else "running",
+            "studies per hour": f"{self.per_hour:.0f}" if self.ended else "-",
+            "seconds per study, mean and longest": f"{totals['mean_s'] or 0:.2f}, {totals['longest_s'] or 0:.2f}",
+            "attempts, of those without result": f"{totals['attempts']}, {totals['failed_attempts']}",
+            "fallbacks for memory": str(totals["fallbacks"]),
+            "peak memory of a worker": f"{totals['peak_mb'] or 0:.0f} MiB",
+            "things found": str(totals["things"] or 0),
+        }
+
+    def as_json(self) -> dict[str, Any]:
+        """Return everything, as plain values."""
+        keys = ("counts", "codes", "totals", "run")
+        return {**{key: getattr(self, key) for key in keys}, "ended": self.ended, "per_hour": round(self.per_hour, 1)}
+
+
+def read_status(
+    output: str | Path, *, ledger_folder: str | Path | None = None, export: str | Path | None = None
+) -> Status:
+    """Read the figures of a batch, also while it runs. export : write all rows there, as JSON lines.
+
+    Raises BatchError: LEDGER-MISSING, LEDGER-DAMAGED, LEDGER-LOCKED.
+    """
+    with closing(_open(output, ledger_folder)) as ledger:
+        if export is not None:
+            ledger.export(Path(export))
+        return Status(ledger.counts(), ledger.codes(), ledger.totals(), ledger.last_run() or {})
+
+
+def find_study(output: str | Path, study: str, *, ledger_folder: str | Path | None = None) -> dict[str, Any]:
+    """Return the row of one study: by handle, StudyInstanceUID, or path of an image file.
+
+    UIDs and paths need the batch's key. Raises BatchError (STUDY-UNKNOWN) and those of ``read_status``.
+    """
+    names = [study]
+    folders = _folders(output, ledger_folder)
+    if folders.key.is_file():
+        key = load_key(folders.key)
+        names += [study_handle(key, study), study_handle(key, str(Path(study).resolve()))]
+    with closing(_open(output, ledger_folder)) as ledger:
+        for name in names:
+            if (row := ledger.get(name)) is not None:
+                return {**row, "outputs": json.loads(row["outputs"])}
+    raise BatchError("STUDY-UNKNOWN", "the ledger has no such study; give a handle, a StudyInstanceUID or a file")
+
+
+def write_report(output: str | Path, *, ledger_folder: str | Path | None = None, thumbnails: bool = False) -> Path:
+    """Write ``output``/report.html: one page without scripts. thumbnails : with patient images, the overlays.
+
+    Raises BatchError as ``read_status``.
+    """
+    folders = _folders(output, ledger_folder)
+    with closing(_open(output, ledger_folder)) as ledger:
+        status = Status(ledger.counts(), ledger.codes(), ledger.totals(), ledger.last_run() or {})
+        unfinished = list(islice((r for r in ledger.studies() if r["state"] not in FINISHED), _MOST_ROWS))
+        done = (r["study"] for r in ledger.studies() if r["state"] in FINISHED)
+        pictures = [h for h in done if (folders.results / h / "overlay.png").is_file()] if thumbnails else []
+    parts = [
+        "<!doctype html><html lang=en><meta charset=utf-8><title>medpanoptic batch</title>",
+        f"<meta name=viewport content='width=device-width'><style>{_STYLE}</style>",
+        f"<h1>Batch: {html.escape(str(status.run.get('model', '')))}</h1><p class=note>medpanoptic {__version__}, "
+        f"{time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())}. Research use only. Not a medical device.",
+        _bar(status.counts),
+        _table(("state", "studies"), status.counts.items()),
+        "<h2>Figures</h2>" + _table(("figure", "value"), status.figures().items()),
+    ]
+    if status.codes:
+        names = ("state", "code", "stage", "number")
+        parts += ["<h2>Reasons</h2>", _table(names, ([r[n] for n in names] for r in status.codes))]
+    if unfinished:
+        more = " (the first 1000)" if len(unfinished) == _MOST_ROWS else ""
+        parts += [f"<h2>Not done{more}</h2>", _table(_COLUMNS, ([r[n] for n in _COLUMNS] for r in unfinished))]
+    if thumbnails:
+        shown = "".join(_figure(handle) for handle in pictures[:_MOST_PICTURES])
+        parts += [f"<h2>Overlays ({min(len(pictures), _MOST_PICTURES)} of {len(pictures)})</h2>{shown}"]
+    path, draft = folders.output / "report.html", folders.output / ".report.html.part"
+    draft.write_text("\n".join(parts), encoding="utf-8", newline="\n")
+    draft.replace(path)
+    return path
+
+
+def _figure(handle: str) -> str:
+    return (
+        f"<figure><img loading=lazy src='results/{handle}/overlay.png' alt='overlay'>"
+        f"<figcaption><code>{handle}</code></figcaption></figure>"
+    )
+
+
+def _bar(counts: Mapping[str, int]) -> str:
+    """Return the shares of the states as one bar."""
+    parts = "".join(
+        f"<span style='flex:{number};background:{_COLORS[state]}' title='{state}: {number}'></span>"
+        for state, number in counts.items()
+        if number
+    )
+    return f"<div class=bar>{parts}</div>"
+
+
+def _table(names: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+    head = "".join(f"<th>{html.escape(name)}" for name in names)
+    body = "".join(f"<tr>{''.join(_cell(value) for value in row)}" for row in rows)
+    return f"<div class=wide><table><tr>{head}{body}</table></div>"
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"<td class=n>{value:.2f}"
+    text = "" if value is None else html.escape(str(value))
+    return f"<td class=n>{text}" if isinstance(value, int) else f"<td>{text}"
+
+
+def _folders(output: str | Path, ledger_folder: str | Path | None) -> Folders:
+    return Folders(Path(output).absolute(), None if ledger_folder is None else Path(ledger_folder).absolute())
+
+
+def _open(output: str | Path, ledger_folder: str | Path | None) -> Ledger:
+    return Ledger(_folders(output, ledger_folder).ledger, read_only=True)
