@@ -47,8 +47,10 @@ def check_affine(affine: ArrayLike) -> Affine:
     Raises GeometryError (GEO-AFFINE) if the shape is wrong, a value is not finite, or it is singular.
     """
     matrix = np.array(affine, dtype=np.float64)
-    if matrix.shape != (4, 4) or not np.all(np.isfinite(matrix)):
-        raise GeometryError("GEO-AFFINE", f"an affine must be 4 x 4 and finite, got shape {matrix.shape}")
+    if matrix.shape != (4, 4):
+        raise GeometryError("GEO-AFFINE", f"an affine must be 4 x 4, got shape {matrix.shape}")
+    if not np.all(np.isfinite(matrix)):
+        raise GeometryError("GEO-AFFINE", "the affine holds values that are NaN or infinite")
     if abs(np.linalg.det(matrix[:3, :3])) < 1e-12:
         raise GeometryError("GEO-AFFINE", "the affine is singular: two voxel axes point the same way or have no length")
     return matrix

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from medpanoptic.errors import ReadError
+from medpanoptic.errors import GeometryError, ReadError
 from medpanoptic.io.archive import ARCHIVE_ENDINGS, is_archive, read_unpacked
 from medpanoptic.io.dicom import load_series
 from medpanoptic.io.dicom_files import looks_like_dicom
 from medpanoptic.io.dicom_series import scan_folder, select_series
+from medpanoptic.io.dicom_slide import read_slide
 from medpanoptic.io.images import read_image
 from medpanoptic.io.itk import read_itk
 from medpanoptic.io.nifti import read_nifti
@@ -22,6 +23,8 @@ NIFTI_ENDINGS = (".nii", ".nii.gz")
 ITK_ENDINGS = (".mha", ".mhd", ".nrrd")
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 FILE_ENDINGS = (*NIFTI_ENDINGS, *ITK_ENDINGS, *IMAGE_ENDINGS, ".dcm")
+# electron microscopy is above the one, a voxel in the wrong unit above the other
+_SMALLEST_MM, _LARGEST_MM = 1e-7, 1e3
 # what people try, and why it is not read
 _REFUSED = {
     ".npy": "NumPy files hold no geometry, and their pickled objects are unsafe; use Volume.from_array",
@@ -72,12 +75,18 @@ def read_file(path: Path, pixel_size_um: float | Sequence[float] | None = None, 
         why = next((text for ending, text in _REFUSED.items() if name.endswith(ending)), "unknown format")
         known = ", ".join((*FILE_ENDINGS, *ARCHIVE_ENDINGS))
         raise ReadError("FORMAT", f"{path.name}: {why}; known are DICOM folders, {known}")
+    if np.any(volume.spacing < _SMALLEST_MM) or np.any(volume.spacing > _LARGEST_MM):
+        what = f"voxels of {' x '.join(f'{v:.3g}' for v in volume.spacing)} mm"
+        raise GeometryError("GEO-PIXEL-SPACING", f"{path.name}: {what} are no size of an image; check spacing and unit")
     return volume if is_label else check_values(volume, path.name)
 
 
 def read_dicom(path: Path, series: str | None) -> Volume:
-    """Read the one series of a folder or file, or the one named by its handle or UID."""
+    """Read the one series of a folder or file, or the one named by its handle or UID; without one, a slide's level."""
     scan = scan_folder(path)
+    slide = None if scan.series else read_slide(path, series)
+    if slide is not None:
+        return note_constant(slide)
     return note_constant(load_series(select_series(scan, series), scan.notes))
 
 

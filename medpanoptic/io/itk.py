@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import zlib
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from medpanoptic.io.limits import check_size
 from medpanoptic.volume import Channel, Source, Volume
 
 _HEADER_BYTES = 65536
+_META_KEYS = ("NDims", "DimSize", "ElementType")
 
 
 def read_itk(path: Path) -> Volume:
@@ -22,7 +25,7 @@ def read_itk(path: Path) -> Volume:
     Raises ReadError: NOT-FOUND, ITK-UNREADABLE, ITK-EXTERNAL (the header points at a file elsewhere), READ-TOO-LARGE,
     SHAPE.
     """
-    _check_data_file(path)
+    pixels, start = _find_pixels(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
@@ -30,7 +33,12 @@ def read_itk(path: Path) -> Volume:
         shape = reader.GetSize()
         if len(shape) not in (2, 3):
             raise ReadError("SHAPE", f"{path.name}: {len(shape)} axes; an image has 2 or 3 (give one volume per file)")
-        check_size((*shape, reader.GetNumberOfComponents()), 8, path.name)
+        sizes = (*shape, reader.GetNumberOfComponents())
+        itemsize = sitk.Image([1, 1], reader.GetPixelID()).GetSizeOfPixelComponent()
+        check_size(sizes, 8, path.name)
+        check_size(sizes, itemsize, path.name, pixels.stat().st_size)
+        if path.suffix.lower() != ".nrrd":
+            _check_length(path, pixels, start, prod(sizes) * itemsize)
         image = reader.Execute()
     except RuntimeError:
         raise ReadError("ITK-UNREADABLE", f"{path.name}: not a readable {path.suffix} file, or truncated") from None
@@ -54,12 +62,14 @@ def itk_affine(image: sitk.Image) -> Affine:
     return affine[:, [1, 0, 2, 3]] if ndim == 2 else reverse_axes(affine)
 
 
-def _check_data_file(path: Path) -> None:
-    """Refuse headers whose pixels lie in a file outside the folder: they could name any file of the machine."""
+def _find_pixels(path: Path) -> tuple[Path, int]:
+    """Return the file that holds the pixels, and the byte where they start in it.
+
+    Refuses headers that name a file outside the folder: they could name any file of the machine.
+    """
     if not path.is_file():
         raise ReadError("NOT-FOUND", f"{path}: no such file")
-    with path.open("rb") as file:
-        start = file.read(_HEADER_BYTES).decode("latin-1")
+    start = _header(path)
     meta = path.suffix.lower() in {".mha", ".mhd"}
     if not meta:
         # an NRRD header ends at the first empty line; pixels follow, or the "data file" field names their place
@@ -68,11 +78,44 @@ def _check_data_file(path: Path) -> None:
             raise ReadError("ITK-UNREADABLE", f"{path.name}: not an NRRD file, or its header is damaged")
     key = r"^ElementDataFile\s*=\s*(.+)$" if meta else r"^data ?file:\s*(.+)$"
     found = re.search(key, start, re.MULTILINE | re.IGNORECASE)
-    if meta and not found:
+    # ITK prints its complaints to the terminal
+    if meta and not (found and all(re.search(rf"^{key}\s*=\s*\S", start, re.MULTILINE) for key in _META_KEYS)):
         raise ReadError("ITK-UNREADABLE", f"{path.name}: not a MetaImage file, or its header is damaged")
     target = found.group(1).strip() if found else "LOCAL"
     if target.upper() == "LOCAL":
-        return
+        return path, found.end() + 1 if found else 0
     plain = re.fullmatch(r"[^/\\%\x00-\x1f]+", target) and not target.upper().startswith("LIST")
-    if not plain or (path.parent / target).resolve().parent != path.parent.resolve():
+    beside = path.parent / target
+    if not plain or beside.resolve().parent != path.parent.resolve():
         raise ReadError("ITK-EXTERNAL", f"{path.name}: its pixels lie in other files or folders; save it as one file")
+    if not beside.is_file():
+        raise ReadError("ITK-UNREADABLE", f"{path.name}: the file that holds its pixels is not beside it")
+    return beside, 0
+
+
+def _header(path: Path) -> str:
+    with path.open("rb") as file:
+        return file.read(_HEADER_BYTES).decode("latin-1")
+
+
+def _check_length(path: Path, pixels: Path, start: int, decoded: int) -> None:
+    """Refuse a MetaImage whose pixels are cut off or damaged: ITK allocates for all, and prints to the terminal."""
+    compressed = re.search(r"^CompressedData\s*=\s*T", _header(path), re.MULTILINE | re.IGNORECASE)
+    length = _inflated(pixels, start, decoded) if compressed else pixels.stat().st_size - start
+    if length < decoded:
+        raise ReadError("ITK-UNREADABLE", f"{path.name}: truncated or damaged, fewer pixels than its header says")
+
+
+def _inflated(pixels: Path, start: int, enough: int) -> int:
+    """Return how many bytes a zlib or gzip stream gives up to its end, which must be sound; stop at ``enough``."""
+    unpacker, size = zlib.decompressobj(32 + zlib.MAX_WBITS), 0
+    with pixels.open("rb") as file:
+        file.seek(start)
+        data = file.read(2**20)
+        while data and not unpacker.eof and size <= enough:
+            try:
+                size += len(unpacker.decompress(data, 2**22))
+            except zlib.error:
+                return 0
+            data = unpacker.unconsumed_tail or file.read(2**20)
+    return size if unpacker.eof else 0

@@ -7,6 +7,7 @@ Source: NIfTI-1 and NIfTI-2 header definitions (nifti1.h, nifti2.h).
 from __future__ import annotations
 
 import gzip
+import math
 import os
 import tempfile
 import zlib
@@ -42,7 +43,15 @@ def read_nifti(path: Path, *, is_label: bool = False) -> Volume:
         header, image_class = _read_header(path)
         shape = _spatial_shape(header, path, is_label)
         affine, notes = _lps_affine(header, path.name, len(shape))
-        values = _values(image_class.from_bytes(_read_bytes(path, header))).reshape(shape, order="F")
+        data = _read_bytes(path, header)
+        try:
+            values = _values(image_class.from_bytes(data)).reshape(shape, order="F")
+        except (HeaderDataError, ValueError, OverflowError) as error:
+            damage = type(error).__name__
+        else:
+            damage = ""
+    if damage:
+        raise ReadError("NOT-NIFTI", f"{path.name}: damaged NIfTI header or extension ({damage})")
     array = np.ascontiguousarray(values.transpose(range(len(shape))[::-1]))
     return Volume(array[None], affine, (Channel("image"),), Source(paths=(path,)), notes=tuple(notes))
 
@@ -151,8 +160,12 @@ def _spatial_shape(header: nibabel.Nifti1Header, path: Path, is_label: bool) -> 
 
 def _read_bytes(path: Path, header: nibabel.Nifti1Header) -> bytes:
     """Read the whole file; gzip to its end, so that its check sum is compared."""
-    expected = int(header.get_data_offset()) + int(np.prod(header.get_data_shape())) * header.get_data_dtype().itemsize
-    if expected > MAX_DECODED_BYTES or header.get_data_offset() < 0:
+    start, first = float(header["vox_offset"]), header.sizeof_hdr + 4
+    # behind the header and four bytes that tell of extensions; 2**24 is far more than any of these
+    if not first <= start <= 2**24 or not _has_sound_scale(header):
+        raise ReadError("NOT-NIFTI", f"{path.name}: damaged NIfTI header, vox_offset, scl_slope or scl_inter is wrong")
+    expected = int(start) + math.prod(int(n) for n in header.get_data_shape()) * header.get_data_dtype().itemsize
+    if expected > MAX_DECODED_BYTES:
         raise ReadError("READ-TOO-LARGE", f"{path.name}: the header claims {expected} bytes, over the limit")
     try:
         with _open(path) as file:
@@ -169,6 +182,12 @@ def _read_bytes(path: Path, header: nibabel.Nifti1Header) -> bytes:
     return data
 
 
+def _has_sound_scale(header: nibabel.Nifti1Header) -> bool:
+    """0 and NaN mean no scale, as nibabel writes it; infinity and a shift of NaN mean nothing."""
+    slope, shift = float(header["scl_slope"]), float(header["scl_inter"])
+    return not math.isinf(slope) and (slope == 0 or math.isnan(slope) or math.isfinite(shift))
+
+
 def _values(image: nibabel.Nifti1Image) -> NDArray:
     """Return native-endian voxels: integers as stored, else float32."""
     proxy = image.dataobj
@@ -181,7 +200,7 @@ def _values(image: nibabel.Nifti1Image) -> NDArray:
 
 def _lps_affine(header: nibabel.Nifti1Header, name: str, ndim: int) -> tuple[Affine, list[str]]:
     """Return index (slice, row, column) or (row, column) -> LPS mm from sform or qform."""
-    sform, qform = _form(header, "sform"), _form(header, "qform")
+    sform, qform = _form(header, "sform", name), _form(header, "qform", name)
     if sform is None and qform is None:
         raise GeometryError(
             "NIFTI-NO-ORIENTATION",
@@ -216,12 +235,12 @@ def _notes(matrix: Affine, unit: int, ndim: int) -> list[str]:
     return notes
 
 
-def _form(header: nibabel.Nifti1Header, kind: str) -> Affine | None:
+def _form(header: nibabel.Nifti1Header, kind: str, name: str) -> Affine | None:
     """Return sform or qform, None if its code is 0. Raises GeometryError (GEO-AFFINE) for a garbled quaternion."""
     try:
         matrix = header.get_sform(coded=True)[0] if kind == "sform" else header.get_qform(coded=True)[0]
     except (ValueError, HeaderDataError):
-        raise GeometryError("GEO-AFFINE", f"the NIfTI {kind} does not give a valid affine") from None
+        raise GeometryError("GEO-AFFINE", f"{name}: the {kind} does not give a valid affine") from None
     return None if matrix is None else np.asarray(matrix, np.float64)
 
 

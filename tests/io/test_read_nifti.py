@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import struct
 
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK as sitk  # noqa: N813
 from builders import phantom, write_nifti_file
 
 from medpanoptic.errors import ReadError, WriteError
@@ -35,9 +37,40 @@ def test_forms(tmp_path):
 
 @pytest.mark.parametrize(("units", "factor"), [("mm", 1), ("micron", 1e-3), ("meter", 1e3), ("unknown", 1)])
 def test_units(tmp_path, units, factor):
-    volume = read_volume(write_nifti_file(tmp_path / "a.nii", phantom(), RAS, units=units))
-    assert np.allclose(volume.spacing, np.array([2.5, 1.5, 1.25]) * factor)
+    # one image, its size written in each unit
+    ras = np.diag([1 / factor, 1 / factor, 1 / factor, 1]) @ RAS
+    volume = read_volume(write_nifti_file(tmp_path / "a.nii", phantom(), ras, units=units))
+    assert np.allclose(volume.spacing, [2.5, 1.5, 1.25])
     assert bool(volume.notes) == (units in ("micron", "meter"))
+
+
+def test_voxels_of_metres_are_a_wrong_unit(tmp_path):
+    assert _code(write_nifti_file(tmp_path / "a.nii", phantom(), RAS, units="meter")) == "GEO-PIXEL-SPACING"
+
+
+@pytest.mark.parametrize(
+    ("offset", "value"),
+    [(108, 0.0), (108, float("nan")), (108, float("inf")), (108, 1e30), (112, float("inf")), (116, float("nan"))],
+)
+def test_numbers_that_place_or_scale_the_voxels_must_be_sound(tmp_path, offset, value):
+    path = write_nifti_file(tmp_path / "a.nii", phantom(), RAS)
+    raw = bytearray(path.read_bytes())
+    raw[112:116] = struct.pack("<f", 1.0)
+    raw[offset : offset + 4] = struct.pack("<f", value)
+    path.write_bytes(raw)
+    assert _code(path) == "NOT-NIFTI"
+
+
+@pytest.mark.parametrize("kind", ["cut", "bits"])
+def test_damaged_metaimage_is_refused_before_itk_prints(tmp_path, capfd, kind):
+    path = tmp_path / "a.mha"
+    sitk.WriteImage(sitk.GetImageFromArray(phantom((9, 20, 20))), str(path), useCompression=kind == "bits")
+    raw = bytearray(path.read_bytes())
+    raw[-100] ^= 255
+    path.write_bytes(raw[:-50] if kind == "cut" else raw)
+    capfd.readouterr()
+    assert _code(path) == "ITK-UNREADABLE"
+    assert capfd.readouterr() == ("", "")
 
 
 def test_refused_content(tmp_path):
