@@ -24,6 +24,7 @@ from medpanoptic.io.dicom_header import Frame, Instance, SkippedFile
 from medpanoptic.io.dicom_pet import suv_factor
 from medpanoptic.io.dicom_pixels import decode_frames, padding_mask, used_bits
 from medpanoptic.io.dicom_series import DicomSeries, check_headers, scan_folder
+from medpanoptic.io.dicom_slide import SlideLevel, find_levels
 from medpanoptic.volume import Channel, Source, Volume
 
 # What lies outside the image, in the units of the array
@@ -35,7 +36,8 @@ class SeriesInfo:
     """One series of a folder and the verdict on its geometry, from headers alone.
 
     handle : 8 hex digits that ``series=`` and ``--series`` take; folder : inside the folder given.
-    shape : (slice, row, column); spacing : mm in that order, () where the verdict is an error.
+    shape : (slice, row, column); spacing : mm in that order, () where the verdict is an error. A level of a slide
+        (modality SM) is listed as one slice, its spacing is (row, column).
     code : "OK" or the code of the error that reading it would raise; reason : the text of that error, or "".
     """
 
@@ -80,7 +82,10 @@ def find_series(folder: str | Path) -> SeriesReport:
         with unpacked(place) as inside:
             return find_series(inside)
     scan = scan_folder(place)
-    return SeriesReport(tuple(_verdict(series) for series in scan.series), scan.skipped)
+    # their headers are read once more, so only where there are some
+    levels = find_levels(place) if any("Whole Slide" in s.reason for s in scan.skipped) else ()
+    skipped = tuple(s for s in scan.skipped if s.name not in {level.name for level in levels})
+    return SeriesReport((*map(_verdict, scan.series), *map(_slide_verdict, levels)), skipped)
 
 
 def load_series(series: DicomSeries, notes: tuple[str, ...] = (), need_suv: bool = False) -> Volume:
@@ -113,6 +118,12 @@ def _verdict(series: DicomSeries) -> SeriesInfo:
         code, reason = error.code, error.message
     shape = (slices, first.rows, first.columns)
     return SeriesInfo(series.handle, series.modality, series.folder, slices, shape, spacing, code, reason, notes)
+
+
+def _slide_verdict(level: SlideLevel) -> SeriesInfo:
+    code, reason = ("OK", "") if level.error is None else (level.error.code, level.error.message)
+    folder = Path(level.name).parent.as_posix()
+    return SeriesInfo(level.handle, "SM", folder, 1, (1, *level.shape), level.spacing, code, reason, level.notes)
 
 
 def _plan(series: DicomSeries, need_suv: bool = False) -> _Plan:

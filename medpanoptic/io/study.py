@@ -13,6 +13,7 @@ from medpanoptic.errors import GeometryError, SelectionError
 from medpanoptic.io.archive import is_archive, read_unpacked
 from medpanoptic.io.dicom import AIR, load_series
 from medpanoptic.io.dicom_series import DicomSeries, Scan, list_series, scan_folder, select_series
+from medpanoptic.io.dicom_slide import read_slide
 from medpanoptic.io.files import is_dicom, note_constant, read_file
 from medpanoptic.io.resample import resample_to
 from medpanoptic.volume import Channel, ChannelSpec, Volume
@@ -27,6 +28,9 @@ def read_folder(folder: Path, channels: Sequence[ChannelSpec] | None, series: Wa
     """Read the series of a DICOM folder that the channels, or ``series``, ask for. See ``read_study``."""
     scan = scan_folder(folder)
     if not scan.series:
+        slide = read_slide(folder, _one_handle(series))
+        if slide is not None:
+            return read_single(slide, channels, folder.name)
         select_series(scan, None)
     if channels is None:
         chosen = _name_series(scan, series)
@@ -38,6 +42,14 @@ def read_folder(folder: Path, channels: Sequence[ChannelSpec] | None, series: Wa
         raise GeometryError("MIX-STUDY", f"{scan.name}: the series chosen belong to different patients")
     parts: Parts = [(spec, None if found is None else _load(found, spec)) for spec, found in chosen]
     return combine(parts, reference, scan.notes)
+
+
+def _one_handle(series: Wanted) -> str | None:
+    """Return the handle that a slide can be chosen by: it has one level, whatever the channel."""
+    if series is None or isinstance(series, str):
+        return series
+    handles = list(series.values() if isinstance(series, Mapping) else series)
+    return handles[0] if handles else None
 
 
 def read_mapping(
