@@ -163,8 +163,8 @@ def _level(path: Path, name: str) -> SlideLevel | None:
     with quiet_pydicom():
         try:
             return _from_header(dataset, path, name)
-        except (ValueError, TypeError, AttributeError, KeyError, IndexError, ArithmeticError):
-            return None  # too garbled to be called a slide; the folder scan lists the file as skipped
+        except Exception:  # a garbled element fails when pydicom converts it, with any type
+            return None  # no slide to speak of: the folder scan lists the file as skipped
 
 
 def _from_header(dataset: Dataset, path: Path, name: str) -> SlideLevel | None:
