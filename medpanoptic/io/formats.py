@@ -85,7 +85,7 @@ FORMATS: Mapping[str, Format] = {
         "int32 id map: NIfTI for volumes, TIFF for 2D (always written)",
         "result_files:write_maps",
         (2, 3),
-        _MAPS,
+        (*_MAPS, "dropped.bin"),
         frozenset({"map", "ids", "stuff", "under", "affine", "spacing"}),
     ),
     "csv": Format(

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from medpanoptic.classes import ClassTable
 from medpanoptic.errors import ReadError, WriteError
 from medpanoptic.geometry import Affine, check_affine, same_grid, voxel_spacing
+from medpanoptic.io.dropped import read_masks, write_masks
 from medpanoptic.measure import is_calibrated
 from medpanoptic.result import Box, Dropped, PanopticResult, Provenance, Segment
 from medpanoptic.volume import Source, Volume
@@ -154,9 +155,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def result_from_json(
-    data: Mapping[str, Any], ids: NDArray[np.int32], stuff: NDArray[np.uint8] | None
+    data: Mapping[str, Any], ids: NDArray[np.int32], stuff: NDArray[np.uint8] | None, folder: Path
 ) -> PanopticResult:
-    """Build a result from the plain form and the maps. Raises ReadError (RESULT-FORMAT), ResultError."""
+    """Build a result from the plain form, the maps, and the masks of dropped candidates in ``folder``.
+
+    Raises ReadError (RESULT-FORMAT, RESULT-DAMAGED), ResultError.
+    """
     try:
         parts: dict[str, Any] = {
             "segments": tuple(_segment(entry) for entry in data["segments"]),
@@ -164,7 +168,7 @@ def result_from_json(
             "affine": check_affine(data["affine_lps"]),
             "source": Source(downsample=float(data.get("downsample", 1.0))),
             "provenance": Provenance(**data["provenance"]),
-            "dropped": tuple(_dropped(entry) for entry in data["dropped"]),
+            "dropped": read_masks([_dropped(entry) for entry in data["dropped"]], folder),
         }
     except (KeyError, TypeError, ValueError) as error:
         raise ReadError(
@@ -187,12 +191,13 @@ def _dropped(entry: Mapping[str, Any]) -> Dropped:
 
 
 def write_maps(result: PanopticResult, folder: Path, volume: Volume | None = None) -> list[Path]:
-    """Write the id map (int32) and, if there is one, the stuff map (uint8) on the native grid."""
+    """Write the id map (int32) and, where there are any, the stuff map (uint8) and the masks of dropped candidates."""
     maps: list[tuple[str, NDArray]] = [("panoptic", result.ids)]
     if result.stuff is not None:
         maps.append(("stuff", result.stuff))
     spacing = voxel_spacing(result.affine, 2) if is_calibrated(result) else None
-    return [_write_map(folder / map_name(kind, result.ndim), array, result.affine, spacing) for kind, array in maps]
+    paths = [_write_map(folder / map_name(kind, result.ndim), array, result.affine, spacing) for kind, array in maps]
+    return [*paths, *write_masks(result.dropped, folder)]
 
 
 def _write_map(path: Path, array: NDArray, affine: Affine, spacing: NDArray[np.float64] | None) -> Path:
@@ -228,7 +233,7 @@ def read_folder(path: Path, image: Volume | None = None) -> PanopticResult:
     shape = _shape(data, table)
     ids = read_map(table.parent, "panoptic", shape, np.int32)
     stuff = read_map(table.parent, "stuff", shape, np.uint8) if data.get("stuff_map") else None
-    result = result_from_json(data, ids, stuff)
+    result = result_from_json(data, ids, stuff, table.parent)
     known = image is not None and same_grid(image.affine, result.affine, image.shape, shape)
     return replace(result, source=image.source) if image is not None and known else result
 

@@ -22,8 +22,8 @@ def read_result(path: str | Path, *, format: str | None = None, image: Volume | 
         exactly one of them. format : its name in ``FORMATS``; None finds it out.
     image : the image that the result belongs to, for formats without a grid of their own (RTSTRUCT must have it; COCO
         takes its geometry). Other formats are checked against its grid where both are known.
-    A result folder comes back as it was written, but for the source UIDs and the masks of dropped candidates, which are
-    not stored; docs/formats/ says what the others keep.
+    A result folder comes back as it was written, but for the source UIDs, which are not stored; docs/formats/ says what
+    the others keep.
     Raises ReadError: NOT-FOUND, RESULT-UNKNOWN (of no format that can be read), RESULT-AMBIGUOUS (a folder of several),
     FORMAT-UNKNOWN, FORMAT-WRITE-ONLY, RESULT-MISSING, RESULT-FORMAT, RESULT-VERSION, RESULT-SHAPE, RESULT-DAMAGED, and
     those of each format; ResultError.

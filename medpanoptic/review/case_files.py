@@ -208,6 +208,8 @@ def check_signed(folder: Path) -> dict[str, Any]:
     text = read_journal(folder / JOURNAL)
     sign = text.lines[-1] if text.lines and not text.torn else {}
     listed = {name: digest for name, digest in files.items() if name != JOURNAL}
-    if sign.get("action") != "sign" or sign["hash"] != signature.get("sign") or sign["files"] != listed:
+    told = {k: signature.get(k) for k in ("sign", "reader", "time", "version")}
+    said = {k: sign.get("hash" if k == "sign" else k) for k in told}
+    if sign.get("action") != "sign" or said != told or sign["files"] != listed:
         raise refuse(f"{SIGNATURE} and {JOURNAL} do not agree")
     return dict(signature)

@@ -343,6 +343,7 @@ class ReviewSession:
         return self._do(edits.split(self.live, segment_id, labels, self._new_uid))
 
     def _do(self, edit: Edit) -> Edit | None:
+        self._refuse_if_signed()
         if not len(edit.at) and not edit.rows_after:
             return None
         self._append({**edit_to_json(edit), "seconds": self._seconds(edit.segment)})
@@ -374,10 +375,13 @@ class ReviewSession:
         self._begin()
         self.journal.append({**fields, "time": self._clock().isoformat(), "reader": self.reader}, sync=sync)
 
-    def _begin(self) -> None:
-        """Write the first line of a review with its first edit: to open a case and look at it leaves no trace."""
+    def _refuse_if_signed(self) -> None:
         if self.signed:
             raise ReviewError("REVIEW-SIGNED", "this version is signed and locked; open the case again for a new one")
+
+    def _begin(self) -> None:
+        """Write the first line of a review with its first edit: to open a case and look at it leaves no trace."""
+        self._refuse_if_signed()
         if not self._begun:
             stamp = {"time": self._clock().isoformat(), "reader": self.reader}
             self.journal.append({**begin_line(self.opened, self.volume), **stamp}, sync=True)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from medpanoptic.geometry import to_world
-from medpanoptic.io.result_files import is_calibrated
+from medpanoptic.measure import is_calibrated
 
 if TYPE_CHECKING:
     from medpanoptic.review.session import ReviewSession

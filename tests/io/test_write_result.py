@@ -154,7 +154,7 @@ def test_an_older_result_is_replaced_whole_and_foreign_files_stay(tmp_path):
     (case / "mine" / "a.txt").write_text("mine too")
     write_result(make(2), case, formats=("csv",))
     names = sorted(p.name for p in case.iterdir())
-    assert names == ["mine", "notes.txt", "panoptic.tif", "segments.csv", "segments.json", "stuff.tif"]
+    assert names == ["dropped.bin", "mine", "notes.txt", "panoptic.tif", "segments.csv", "segments.json", "stuff.tif"]
     assert (case / "mine" / "a.txt").read_text() == "mine too"
     assert [p.name for p in tmp_path.iterdir()] == ["case"]
 
