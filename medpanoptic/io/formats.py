@@ -139,6 +139,13 @@ FORMATS: Mapping[str, Format] = {
         ("sr.dcm",),
         frozenset({"codes", "scores", "tracking", "provenance"}),
     ),
+    "dicom-sc": Format(
+        "DICOM secondary captures: an overview and a key image of each thing",
+        "dicom_sc:write_dicom_sc",
+        (3,),
+        ("captures",),
+        frozenset({"colors", "provenance"}),
+    ),
     "coco": Format(
         "COCO panoptic JSON and PNG, one PNG per slice for volumes",
         "coco:write_coco",

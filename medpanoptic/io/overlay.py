@@ -7,25 +7,20 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from scipy.optimize import linear_sum_assignment
 
 from medpanoptic.errors import WriteError
 from medpanoptic.geometry import Affine, voxel_spacing
+from medpanoptic.io.drawing import GAP, NOTE, RGB, display_limits, font, resize, side_by_side, to_gray
 from medpanoptic.result import PanopticResult
 from medpanoptic.volume import Channel, Volume
 
 ALPHA = 0.4
-NOTE = "research use only"
 _PANEL = 420  # pixels of the longest side of a 3D panel
-_GAP = 8
 _MAX_SIDE = 8192  # a larger 2D image is drawn smaller
-# display windows by unit: the soft-tissue window of CT, and the usual range of PET
-_WINDOWS = {"HU": (-160.0, 240.0), "SUV": (0.0, 10.0)}
 # letters at the left, right and top of each plane, in the order axial, coronal, sagittal
 _LETTERS = (("R", "L", "A"), ("R", "L", "H"), ("A", "P", "H"))
-
-RGB = NDArray[np.uint8]
 
 
 class _Palette(NamedTuple):
@@ -65,7 +60,7 @@ def render_overlay(volume: Volume, result: PanopticResult, channel: str | None =
         step = -(-max(result.ids.shape) // _MAX_SIDE)
         picture = _picture(volume, channel)[::step, ::step]
         return _blend(picture, np.searchsorted(palette.ids, result.ids[::step, ::step]), palette)
-    canvas = _side_by_side(_planes(volume, result, channel, palette))
+    canvas = side_by_side(_planes(volume, result, channel, palette))
     return np.vstack([canvas, _legend(result, canvas.shape[1])])
 
 
@@ -78,7 +73,7 @@ def _picture(volume: Volume, channel: str | None) -> RGB:
         return np.moveaxis(volume.array, 0, -1)
     index = _channel_index(volume, channel)
     image, unit = volume.array[index], volume.channels[index].unit
-    return np.stack([_window(image, _limits(image, unit), unit)] * 3, axis=-1)
+    return np.stack([to_gray(image, display_limits(image, unit), unit)] * 3, axis=-1)
 
 
 def _channel_index(volume: Volume, channel: str | None) -> int:
@@ -88,24 +83,6 @@ def _channel_index(volume: Volume, channel: str | None) -> int:
     if channel not in names:
         raise WriteError("CHANNEL-NAME", f"the image has no channel {channel!r}; it has {', '.join(names)}")
     return names.index(channel)
-
-
-def _limits(image: NDArray, unit: str) -> tuple[float, float]:
-    """Return the display window: fixed for HU and SUV, else the 0.5 to 99.5 percentiles."""
-    if unit in _WINDOWS:
-        return _WINDOWS[unit]
-    # every nth value is enough for a display range
-    values = image.ravel()[:: max(1, image.size // 1_000_000)]
-    values = values[np.isfinite(values)]
-    low, high = np.percentile(values, [0.5, 99.5]) if len(values) else (0.0, 1.0)
-    return float(low), float(high)
-
-
-def _window(plane: NDArray, limits: tuple[float, float], unit: str) -> NDArray[np.uint8]:
-    low, high = limits
-    gray = np.clip((np.nan_to_num(plane.astype(np.float32)) - low) / max(high - low, 1e-6), 0, 1) * 255
-    # PET is read dark on white
-    return np.rint(255 - gray if unit == "SUV" else gray).astype(np.uint8)
 
 
 # ---- colours
@@ -161,15 +138,15 @@ def _planes(volume: Volume, result: PanopticResult, channel: str | None, palette
     unit = volume.channels[channel_index].unit
     image = np.flip(volume.array[channel_index].transpose(order), flips)
     ids = np.flip(result.ids.transpose(order), flips)
-    limits = _limits(volume.array[channel_index], unit)
+    limits = display_limits(volume.array[channel_index], unit)
     spacing = voxel_spacing(result.affine, 3)[list(order)]
     scale = _PANEL / max(spacing * ids.shape)
     panels = []
     for axis, place in enumerate(_centre(result, ids)):
-        gray = _window(_plane(image, axis, place), limits, unit)
+        gray = to_gray(_plane(image, axis, place), limits, unit)
         shape = tuple(max(1, round(n * scale)) for n in np.delete(spacing * ids.shape, axis))
         index = _nearest(np.searchsorted(palette.ids, _plane(ids, axis, place)), shape)
-        picture = np.stack([_resize(gray, shape)] * 3, axis=-1)
+        picture = np.stack([resize(gray, shape)] * 3, axis=-1)
         panels.append(_lettered(_blend(picture, index, palette), _LETTERS[axis]))
     return panels
 
@@ -194,12 +171,6 @@ def _nearest(plane: NDArray, shape: tuple[int, ...]) -> NDArray:
     return plane[np.ix_(rows.astype(int), columns.astype(int))]
 
 
-def _resize(gray: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    return np.asarray(
-        Image.fromarray(np.ascontiguousarray(gray)).resize((shape[1], shape[0]), Image.Resampling.BILINEAR)
-    )
-
-
 # ---- lettering
 
 
@@ -209,34 +180,18 @@ def _lettered(panel: RGB, letters: tuple[str, str, str]) -> RGB:
     height, width = panel.shape[:2]
     places = (((4, height // 2), "lm"), ((width - 4, height // 2), "rm"), ((width // 2, 3), "mt"))
     for letter, (xy, anchor) in zip(letters, places, strict=True):
-        draw.text(xy, letter, (255, 255, 255), _font(), anchor, stroke_width=1, stroke_fill=(0, 0, 0))
+        draw.text(xy, letter, (255, 255, 255), font(), anchor, stroke_width=1, stroke_fill=(0, 0, 0))
     return np.asarray(picture)
-
-
-def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(13)
-
-
-def _side_by_side(panels: list[RGB]) -> RGB:
-    height = max(p.shape[0] for p in panels)
-    width = sum(p.shape[1] for p in panels) + _GAP * (len(panels) - 1)
-    canvas = np.full((height, width, 3), 40, np.uint8)
-    left = 0
-    for panel in panels:
-        top = (height - panel.shape[0]) // 2
-        canvas[top : top + panel.shape[0], left : left + panel.shape[1]] = panel
-        left += panel.shape[1] + _GAP
-    return canvas
 
 
 def _legend(result: PanopticResult, width: int) -> RGB:
     """Return a strip of class swatches and names, wrapped to ``width``, and the note."""
-    font, row = _font(), 20
-    places, x, y = [], _GAP, 0
+    letters, row = font(), 20
+    places, x, y = [], GAP, 0
     for text, color in [*((c.name, c.color) for c in result.classes), (NOTE, None)]:
-        needed = int(font.getlength(text)) + (18 if color else 0)
-        if x > _GAP and x + needed > width:
-            x, y = _GAP, y + row
+        needed = int(letters.getlength(text)) + (18 if color else 0)
+        if x > GAP and x + needed > width:
+            x, y = GAP, y + row
         places.append((x, y, text, color))
         x += needed + 16
     strip = Image.new("RGB", (width, y + row + 2))
@@ -244,5 +199,5 @@ def _legend(result: PanopticResult, width: int) -> RGB:
     for x, y, text, color in places:
         if color:
             draw.rectangle((x, y + 5, x + 11, y + 16), fill=color)
-        draw.text((x + (18 if color else 0), y + 11), text, (220, 220, 220), font, "lm")
+        draw.text((x + (18 if color else 0), y + 11), text, (220, 220, 220), letters, "lm")
     return np.asarray(strip)
