@@ -13,7 +13,7 @@ from medpanoptic.classes import ClassInfo
 from medpanoptic.errors import WriteError
 from medpanoptic.identity import Identity, identify
 from medpanoptic.io import dicom_common as common
-from medpanoptic.io.dicom_seg_frames import binary_frames, labelmap_frames, put_frames
+from medpanoptic.io.dicom_seg_frames import binary_frames, labelmap_frames, pattern_slices, put_frames
 from medpanoptic.io.dicom_source import (
     dicom_source,
     frame_places,
@@ -73,8 +73,9 @@ def _write(result: PanopticResult, path: Path, volume: Volume | None, kind: str,
     with without_values("DICOM SEG"):
         segmentation = make_segmentation(result, identify(result, source), headers, order, kind, syntax)
         if kind == "BINARY" and result.segments:
-            with binary_frames(result, path.parent) as (frames, pixels):
-                put_frames(segmentation, frames, pixels, result.affine)
+            slices = pattern_slices(segmentation, result.affine)
+            with binary_frames(result, slices, path.parent) as (frames, pixels):
+                put_frames(segmentation, slices, frames, pixels)
                 segmentation.save_as(path)
         else:
             segmentation.save_as(path)

@@ -46,16 +46,19 @@ def labelmap_frames(result: PanopticResult, order: NDArray[np.int64]) -> NDArray
 
 
 @contextmanager
-def binary_frames(result: PanopticResult, folder: Path) -> Iterator[tuple[list[tuple[int, int]], BufferedIOBase]]:
+def binary_frames(
+    result: PanopticResult, slices: Sequence[int], folder: Path
+) -> Iterator[tuple[list[tuple[int, int]], BufferedIOBase]]:
     """Give (segment number, slice) of every frame that holds a segment, and a file of their packed bits.
 
-    Frames lie end to end without padding, first pixel in the lowest bit. folder : where the nameless file lies until
-    the block ends. Source: DICOM PS3.5 8.1.1, PS3.3 C.8.20.2
+    slices : all slices of the result in the order that frames shall have. folder : where the nameless file lies until
+    the block ends. Frames lie end to end without padding, first pixel in the lowest bit.
+    Source: DICOM PS3.5 8.1.1, PS3.3 C.8.20.2
     """
     frames: list[tuple[int, int]] = []
     with tempfile.TemporaryFile(dir=folder) as file:
         spare = np.zeros(0, bool)  # pixels that do not fill a byte yet
-        for number, k, mask in _masks(result):
+        for number, k, mask in _masks(result, slices):
             frames.append((number, k))
             flat = np.concatenate([spare, mask.ravel()]) if len(spare) else mask.ravel()
             whole = len(flat) // 8 * 8
@@ -68,46 +71,51 @@ def binary_frames(result: PanopticResult, folder: Path) -> Iterator[tuple[list[t
         yield frames, cast(BufferedIOBase, file)
 
 
-def _masks(result: PanopticResult) -> Iterator[tuple[int, int, NDArray[np.bool_]]]:
+def _masks(result: PanopticResult, slices: Sequence[int]) -> Iterator[tuple[int, int, NDArray[np.bool_]]]:
     """Yield segment number, slice and (row, column) mask, by number then slice; the mask array is used again."""
+    place = np.argsort(slices)
     mask = np.zeros(result.ids.shape[1:], bool)
     for number, segment_id in enumerate(sorted(s.id for s in result.segments), 1):
         (first, last), *plane = result.boxes[segment_id]
         window = tuple(slice(*ends) for ends in plane)
-        for k in range(first, last):
+        for k in sorted(range(first, last), key=place.__getitem__):
             np.equal(result.ids[k][window], segment_id, out=mask[window])
             if mask[window].any():
                 yield number, k, mask
         mask[window] = False
 
 
+def pattern_slices(segmentation: Segmentation, affine: Affine) -> list[int]:
+    """Return the slice of each frame of a pattern, which has one frame per slice, in highdicom's order."""
+    items = segmentation.PerFrameFunctionalGroupsSequence
+    positions = np.array([item.PlanePositionSequence[0].ImagePositionPatient for item in items], float)
+    return [round(float(k)) for k in to_index(positions, affine)[:, 0]]
+
+
 def put_frames(
-    segmentation: Segmentation, frames: Sequence[tuple[int, int]], pixels: BufferedIOBase, affine: Affine
+    segmentation: Segmentation, slices: Sequence[int], frames: Sequence[tuple[int, int]], pixels: BufferedIOBase
 ) -> None:
-    """Replace the pattern of one frame per slice by ``frames`` (segment number, slice) and their packed ``pixels``."""
+    """Replace a pattern, whose frames lie on ``slices``, by ``frames`` (segment number, slice) and their ``pixels``."""
     from pydicom import DataElement, Dataset
 
-    pattern = list(segmentation.PerFrameFunctionalGroupsSequence)
-    positions = [item.PlanePositionSequence[0].ImagePositionPatient for item in pattern]
-    slices = np.rint(to_index(np.array(positions, float), affine)[:, 0]).astype(int)
-    item_of = dict(zip(slices.tolist(), pattern, strict=True))
-    # ranks count the slices that hold something, from the pattern's first on
+    pattern = dict(zip(slices, segmentation.PerFrameFunctionalGroupsSequence, strict=True))
     used = {k for _, k in frames}
-    rank = {k: i for i, k in enumerate((k for k in slices.tolist() if k in used), 1)}
-    items: list[Dataset] = []
-    last = 0
+    rank = {k: i for i, k in enumerate((k for k in slices if k in used), 1)}
+    identify = {}
+    for number in {number for number, _ in frames}:
+        identify[number] = Dataset()
+        identify[number].ReferencedSegmentNumber = number
+    items = []
     for number, k in frames:
-        if number != last:
-            identification, last = Dataset(), number
-            identification.ReferencedSegmentNumber = number
         content, item = Dataset(), Dataset()
         content.DimensionIndexValues = [number, rank[k]]
         item.FrameContentSequence = [content]
-        item.PlanePositionSequence = item_of[k].PlanePositionSequence
-        item.DerivationImageSequence = item_of[k].DerivationImageSequence
-        item.SegmentIdentificationSequence = [identification]
+        item.PlanePositionSequence = pattern[k].PlanePositionSequence
+        item.DerivationImageSequence = pattern[k].DerivationImageSequence
+        item.SegmentIdentificationSequence = [identify[number]]
         items.append(item)
     segmentation.SharedFunctionalGroupsSequence[0].pop("SegmentIdentificationSequence", None)
+    # an optional attribute, right for the pattern only
     segmentation.pop("DimensionOrganizationType", None)
     segmentation.PerFrameFunctionalGroupsSequence = items
     segmentation.NumberOfFrames = len(items)
