@@ -1,6 +1,7 @@
 """Read, correct, measure, sign: the review of a result, without a viewer. Start at ``ReviewSession.open``."""
 
 from medpanoptic.review.case_files import Unsaved, check_signed, find_unsaved, signed_versions
+from medpanoptic.review.compare import LesionChange, changed_voxels, compare
 from medpanoptic.review.edit import Edit, Row
 from medpanoptic.review.regions import Region, polygon, region_of_indices, region_of_mask, stroke
 from medpanoptic.review.session import Change, ReviewSession
@@ -18,11 +19,14 @@ from medpanoptic.review.worklist import (
 __all__ = [
     "Change",
     "Edit",
+    "LesionChange",
     "Region",
     "ReviewSession",
     "Row",
     "Unsaved",
+    "changed_voxels",
     "check_signed",
+    "compare",
     "filter_rows",
     "find_unsaved",
     "next_row",
