@@ -39,8 +39,8 @@ def write_dicom_seg(result: PanopticResult, folder: Path, volume: Volume | None 
     """Write seg.dcm, BINARY: one segment per thing and per stuff class, one bit per pixel, only slices that hold it.
 
     The source is that of ``result`` or, after ``read_result``, of ``volume``. UIDs derive from the source series, the
-    model and the result (``identify``), so that a re-run makes the same bytes. Without any segment, one blank frame per
-    thing class says that it was looked for and not found.
+    model and the result (``identify``), so that a re-run makes the same bytes. No rejected thing is in it. Without any
+    segment, one blank frame per thing class says that it was looked for and not found.
     Raises WriteError: FORMAT-NEEDS-DICOM, DICOM-SOURCE (the source lacks what a SEG needs), DICOM-GEOMETRY (the result
     is not on the source's slices), SEG-TOO-MANY (more than 65,535 segments).
     """
@@ -64,17 +64,16 @@ def write_dicom_labelmap_rle(result: PanopticResult, folder: Path, volume: Volum
 
 def _write(result: PanopticResult, path: Path, volume: Volume | None, kind: str, syntax: str) -> list[Path]:
     source = dicom_source(result, volume, "dicom-seg")
-    if len(result.segments) > MAX_SEGMENTS:
-        raise WriteError(
-            "SEG-TOO-MANY", f"a DICOM SEG holds {MAX_SEGMENTS} segments, the result has {len(result.segments)}"
-        )
+    shown = [s.id for s in numbered(result)]
+    if len(shown) > MAX_SEGMENTS:
+        raise WriteError("SEG-TOO-MANY", f"a DICOM SEG holds {MAX_SEGMENTS} segments, the result has {len(shown)}")
     headers = read_headers(source)
     order = slice_of_frame(headers, result)
     with without_values("DICOM SEG"):
         segmentation = make_segmentation(result, identify(result, source), headers, order, kind, syntax)
-        if kind == "BINARY" and result.segments:
+        if kind == "BINARY" and shown:
             slices = pattern_slices(segmentation, result.affine)
-            with binary_frames(result, slices, path.parent) as (frames, pixels):
+            with binary_frames(result, shown, slices, path.parent) as (frames, pixels):
                 put_frames(segmentation, slices, frames, pixels)
                 segmentation.save_as(path)
         else:
@@ -135,8 +134,12 @@ def make_segmentation(
 
 
 def numbered(result: PanopticResult) -> list[Segment]:
-    """Return the segments in the order of their DICOM segment numbers 1 ... n: by id."""
-    return sorted(result.segments, key=lambda s: s.id)
+    """Return the segments that a SEG holds, in the order of their DICOM segment numbers 1 ... n: by id.
+
+    Rejected things are left out: what a reader took for wrong must not come up in a PACS.
+    """
+    rejected = {s.id for s in result.things if s.verdict == "rejected"}
+    return sorted((s for s in result.segments if s.id not in rejected), key=lambda s: s.id)
 
 
 def _normalise(headers: Sequence[Dataset], slice_step: float) -> None:
@@ -167,7 +170,10 @@ def _pixels(
     if not described:
         return _nothing_found(result, headers)
     if kind == "LABELMAP":
-        return {"pixel_array": labelmap_frames(result, order), "segment_descriptions": described}
+        return {
+            "pixel_array": labelmap_frames(result, [s.id for s in numbered(result)], order),
+            "segment_descriptions": described,
+        }
     # a pattern without memory: every pixel of every frame is one number
     ones = np.broadcast_to(np.uint8(1), (len(order), *result.ids.shape[1:]))
     return {"pixel_array": ones, "segment_descriptions": described[:1]}

@@ -26,39 +26,44 @@ if TYPE_CHECKING:
 _LARGEST_TABLE = 2**24  # ids up to here are looked up in a table
 
 
-def labelmap_frames(result: PanopticResult, order: NDArray[np.int64]) -> NDArray[np.uint8 | np.uint16]:
-    """Return (F, row, column) segment numbers (place in the sorted ids, 0 = none) of the frames; 8 bits if they do.
+def labelmap_frames(
+    result: PanopticResult, numbered: Sequence[int], order: NDArray[np.int64]
+) -> NDArray[np.uint8 | np.uint16]:
+    """Return (F, row, column) segment numbers of the frames, 0 = none; 8 bits if they suffice.
 
-    order : (F,) slice of each frame.
+    numbered : ids of the segments 1 ... n; the others count as none. order : (F,) slice of each frame.
     """
     known = np.array([0, *sorted(s.id for s in result.segments)])
-    kind = np.dtype(np.uint8) if len(known) <= 256 else np.dtype(np.uint16)
+    kind = np.dtype(np.uint8) if len(numbered) < 256 else np.dtype(np.uint16)
+    number_of = {segment_id: number for number, segment_id in enumerate(numbered, 1)}
+    numbers = np.array([number_of.get(int(i), 0) for i in known], kind)
     frames = np.empty((len(order), *result.ids.shape[1:]), kind)
     if known[-1] < _LARGEST_TABLE:
         table = np.zeros(known[-1] + 1, kind)
-        table[known] = np.arange(len(known))
+        table[known] = numbers
         for frame, k in zip(frames, order, strict=True):
             np.take(table, result.ids[k], out=frame)
     else:
         for frame, k in zip(frames, order, strict=True):
-            frame[...] = np.searchsorted(known, result.ids[k])
+            frame[...] = numbers[np.searchsorted(known, result.ids[k])]
     return frames
 
 
 @contextmanager
 def binary_frames(
-    result: PanopticResult, slices: Sequence[int], folder: Path
+    result: PanopticResult, numbered: Sequence[int], slices: Sequence[int], folder: Path
 ) -> Iterator[tuple[list[tuple[int, int]], BufferedIOBase]]:
     """Give (segment number, slice) of every frame that holds a segment, and a file of their packed bits.
 
-    slices : all slices of the result in the order that frames shall have. folder : where the nameless file lies until
-    the block ends. Frames lie end to end without padding, first pixel in the lowest bit.
+    numbered : ids of the segments 1 ... n. slices : all slices of the result in the order that frames shall have.
+    folder : where the nameless file lies until the block ends.
+    Frames lie end to end without padding, first pixel in the lowest bit.
     Source: DICOM PS3.5 8.1.1, PS3.3 C.8.20.2
     """
     frames: list[tuple[int, int]] = []
     with tempfile.TemporaryFile(dir=folder) as file:
         spare = np.zeros(0, bool)  # pixels that do not fill a byte yet
-        for number, k, mask in _masks(result, slices):
+        for number, k, mask in _masks(result, numbered, slices):
             frames.append((number, k))
             flat = np.concatenate([spare, mask.ravel()]) if len(spare) else mask.ravel()
             whole = len(flat) // 8 * 8
@@ -71,11 +76,13 @@ def binary_frames(
         yield frames, cast(BufferedIOBase, file)
 
 
-def _masks(result: PanopticResult, slices: Sequence[int]) -> Iterator[tuple[int, int, NDArray[np.bool_]]]:
+def _masks(
+    result: PanopticResult, numbered: Sequence[int], slices: Sequence[int]
+) -> Iterator[tuple[int, int, NDArray[np.bool_]]]:
     """Yield segment number, slice and (row, column) mask, by number then slice; the mask array is used again."""
     place = np.argsort(slices)
     mask = np.zeros(result.ids.shape[1:], bool)
-    for number, segment_id in enumerate(sorted(s.id for s in result.segments), 1):
+    for number, segment_id in enumerate(numbered, 1):
         (first, last), *plane = result.boxes[segment_id]
         window = tuple(slice(*ends) for ends in plane)
         for k in sorted(range(first, last), key=place.__getitem__):

@@ -2,6 +2,7 @@
 
 import subprocess
 import warnings
+from dataclasses import replace
 
 import highdicom as hd
 import numpy as np
@@ -111,6 +112,24 @@ def test_nothing_found_is_a_valid_object_that_says_so(tmp_path):
     assert [d.SegmentLabel for d in seg.SegmentSequence] == ["tumour (none found)"]
     assert seg.NumberOfFrames == 1
     assert not seg.pixel_array.any()
+
+
+@pytest.mark.parametrize("far", [0, 2**30])
+def test_rejected_things_do_not_reach_a_pacs(tmp_path, far):
+    affine = GRIDS["axial"]
+    result = result_on(affine, write_series(tmp_path / "in", affine))
+    ids = np.where(result.ids > 0, result.ids + far, 0).astype(np.int32)
+    moved = [replace(s, id=s.id + far, verdict="rejected" if s.id == 40 else "accepted") for s in result.segments]
+    result = replace(result, ids=ids, segments=tuple(moved))
+    files = write_result(result, tmp_path / "out", formats=KINDS)
+    for kind in KINDS:
+        found = frame_points(files[kind][0])
+        wanted = {2: "tumour {}", 5: "fat", 41: "tumour {}"}
+        assert found == {t.format(i + far): world_points(ids == i + far, affine) for i, t in wanted.items()}
+    everything = tuple(replace(s, verdict="rejected") for s in moved if s.class_id == 1)
+    none = replace(result, ids=np.where(ids == 5 + far, 0, ids), segments=everything)
+    seg = hd.seg.segread(write_result(none, tmp_path / "none", formats=("dicom-seg",))["dicom-seg"][0])
+    assert [d.SegmentLabel for d in seg.SegmentSequence] == ["tumour (none found)"]
 
 
 def test_it_names_model_tracking_codes_and_source(tmp_path):

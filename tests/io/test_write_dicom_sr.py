@@ -181,8 +181,8 @@ def test_rejected_lesions_are_left_out(ct, tmp_path):
     content = report(write(case, tmp_path))
     groups = content.get_volumetric_roi_measurement_groups()
     assert [g.tracking_identifier for g in groups] == ["tumour 6"]
-    # segment numbers stay those of the SEG, which keeps the rejected one
-    assert groups[0].referenced_segment[0].ReferencedSOPSequence[0].ReferencedSegmentNumber == 2
+    # segment numbers are those of the SEG, which leaves the rejected one out too
+    assert groups[0].referenced_segment[0].ReferencedSOPSequence[0].ReferencedSegmentNumber == 1
 
 
 def absences(path):
