@@ -18,6 +18,7 @@ _EXPORTS = {
     "Segmenter": "segmenter",
     "Volume": "volume",
     "evaluate": "metrics",
+    "fuse_case": "refusion",
     "read_result": "io",
     "read_study": "io",
     "read_volume": "io",
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from medpanoptic.errors import MedpanopticError
     from medpanoptic.io import read_result, read_study, read_volume, write_result
     from medpanoptic.metrics import evaluate
+    from medpanoptic.refusion import fuse_case
     from medpanoptic.result import PanopticResult, Segment
     from medpanoptic.segmenter import Segmenter, segment_file
     from medpanoptic.volume import Volume

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medpanoptic.errors import ModelError
-from medpanoptic.geometry import lps_to_ras
+from medpanoptic.geometry import Affine, lps_to_ras
 from medpanoptic.volume import Volume
 
 Steps = Sequence[Mapping[str, Any]]
@@ -165,6 +165,12 @@ def volume_to_metatensor(volume: Volume) -> MetaTensor:
     array, meta = VolumeReader().get_data(volume)
     affine = torch.from_numpy(meta.pop("affine"))
     return MetaTensor(torch.from_numpy(array.copy()), affine=affine, meta=meta)
+
+
+def grid_affine(image: MetaTensor) -> Affine:
+    """Return index -> LPS mm of an image that ``Preprocessing`` made."""
+    affine = np.asarray(image.affine, float)
+    return lps_to_ras(np.diag([1e-3, 1e-3, 1e-3, 1.0]) @ affine if image.ndim == 3 else affine)
 
 
 class Preprocessing:

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from medpanoptic.errors import ModelError
 from medpanoptic.networks.outputs import Instances, Prediction
+from medpanoptic.stages import Stages
 
 Progress = Callable[[float], None]
 # Part of a window's side; as in nnU-Net (Isensee et al. 2021, online methods)
@@ -70,6 +71,7 @@ def predict_image(
     amp: bool = False,
     batch: int = 1,
     progress: Progress | None = None,
+    stages: Stages | None = None,
 ) -> Prediction:
     """Run ``network`` over an image of any size.
 
@@ -81,9 +83,11 @@ def predict_image(
     amp : bfloat16 autocast.
     batch : windows per forward pass.
     progress : called with the part done, (0, 1]; an exception it raises ends the run and reaches the caller.
+    stages : takes the seconds of "network" (and blending) and "decode".
     Returns semantic logits (K, *S) float32 and instances, both on the image's device. An image that fits into one
     window is not blended. Zeros at the far ends fill up windows, as in training.
     """
+    stages = stages or Stages()
     shape = tuple(image.shape[1:])
     window = fit_window(shape, window, network.divisor)
     padded = _pad(image, window)
@@ -94,22 +98,24 @@ def predict_image(
     pieces: list[_Piece] = []
     for first in range(0, len(corners), batch):
         group = corners[first : first + batch]
-        x = torch.stack([padded[_cut(corner, window)] for corner in group])
-        logits, raw, instances = _run(network, x, device or image.device, amp)
-        for i, corner in enumerate(group):
-            semantic.add(logits[i], corner)
-            if raw is not None:
-                dense.add(raw[i], corner)
-            else:
-                pieces += _pieces(instances[i], first + i, corner, window, shape, image.device)
+        with stages("network"):
+            x = torch.stack([padded[_cut(corner, window)] for corner in group])
+            logits, raw, instances = _run(network, x, device or image.device, amp)
+            for i, corner in enumerate(group):
+                semantic.add(logits[i], corner)
+                if raw is not None:
+                    dense.add(raw[i], corner)
+                else:
+                    pieces += _pieces(instances[i], first + i, corner, window, shape, image.device)
         if progress is not None:
             progress(min(1.0, (first + batch) / len(corners)))
     inside = _cut((0,) * len(shape), shape)
-    blended = semantic.mean()[inside]
-    if network.instance_head.is_dense:
-        found = network.instance_head.instances(dense.mean()[inside][None], None, blended[None])[0]
-    else:
-        found = _merge(pieces, corners, window, image.device)
+    with stages("decode"):
+        blended = semantic.mean()[inside]
+        if network.instance_head.is_dense:
+            found = network.instance_head.instances(dense.mean()[inside][None], None, blended[None])[0]
+        else:
+            found = _merge(pieces, corners, window, image.device)
     return Prediction(blended, found)
 
 

@@ -16,8 +16,20 @@ PLUGIN = ROOT / "napari_plugin"
 
 # part of the package -> the parts it may import; a part may always import itself
 BASE = {"errors", "geometry", "classes", "volume", "result"}
-NUMPY_SIDE = BASE | {"identity", "io", "cases", "measure", "metrics", "review", "match", "samples"}
-TORCH_SIDE = {"networks", "fusion", "tiling", "preprocess", "bundle", "segmenter", "training", "batch"}
+NUMPY_SIDE = BASE | {
+    "identity",
+    "io",
+    "cases",
+    "measure",
+    "metrics",
+    "review",
+    "match",
+    "samples",
+    "native",
+    "stored",
+    "stages",
+}
+TORCH_SIDE = {"networks", "fusion", "refusion", "tiling", "preprocess", "bundle", "segmenter", "training", "batch"}
 ARROWS: dict[str, set[str]] = {
     "errors": set(),
     "geometry": {"errors"},
@@ -26,7 +38,11 @@ ARROWS: dict[str, set[str]] = {
     "result": {"errors", "geometry", "classes", "volume"},
     "networks": set(),
     "fusion": {"networks", *BASE},
-    "tiling": {"networks", "errors"},
+    "tiling": {"networks", "errors", "stages"},
+    "native": {"geometry", "result"},
+    "stages": set(),
+    "stored": {"native", *BASE},
+    "refusion": {"networks", "fusion", "identity", "io", "native", "stages", "stored", *BASE},
     "samples": set(BASE),
     "preprocess": {"io", *BASE},
     "bundle": {"networks", *BASE},
@@ -38,7 +54,7 @@ ARROWS: dict[str, set[str]] = {
     "cases": {"errors"},
     "cli": NUMPY_SIDE | TORCH_SIDE | {"console", "demo"},
     "__main__": {"cli"},
-    "__init__": NUMPY_SIDE | {"segmenter"},
+    "__init__": NUMPY_SIDE | {"segmenter", "refusion"},
 }
 HEAVY = ("torch", "monai", "qtpy", "PySide6", "PyQt5", "PyQt6", "napari", "magicgui", "napari_medpanoptic")
 

@@ -14,10 +14,10 @@ from medpanoptic.bundle import Bundle, pack_bundle
 from medpanoptic.classes import ClassInfo, ClassTable, Code
 from medpanoptic.errors import ModelError, ReadError
 from medpanoptic.geometry import spatial_affine
+from medpanoptic.native import Grids, smooth_ids
 from medpanoptic.networks import build
 from medpanoptic.networks.outputs import Instances
-from medpanoptic.preprocess import Preprocessing
-from medpanoptic.segmenter.native import smooth_ids
+from medpanoptic.preprocess import Preprocessing, grid_affine
 from medpanoptic.volume import Channel, ChannelSpec
 
 CODE = Code("49755003", "SCT", "Morphologically Abnormal Structure")
@@ -370,7 +370,7 @@ def test_a_ball_on_a_coarse_grid_comes_back_round():
     preprocessing = Preprocessing([{"_target_": "Spacingd", "pixdim": [4.0, 4.0, 4.0]}])
     grid = preprocessing(volume)
     coarse = np.where(np.asarray(grid[0]) > 100, 1, 2).astype(np.int32)
-    smooth = smooth_ids(coarse, [1], preprocessing, grid)
+    smooth = smooth_ids(coarse, [1], Grids(volume.shape, volume.affine, grid_affine(grid)))
     stepped = preprocessing.to_native(coarse, grid)
 
     def dice(ids):
@@ -389,5 +389,5 @@ def test_a_plate_one_coarse_voxel_thick_survives_between_two_others():
     grid = preprocessing(volume)
     coarse = np.full(grid.shape[1:], 1, np.int32)
     coarse[4], coarse[5:] = 2, 3
-    native = smooth_ids(coarse, [], preprocessing, grid)
+    native = smooth_ids(coarse, [], Grids(volume.shape, volume.affine, grid_affine(grid)))
     assert (native == 2).any(axis=0).all()

@@ -18,6 +18,7 @@ from medpanoptic.cli.batch import batch
 from medpanoptic.cli.convert import convert
 from medpanoptic.cli.demo import demo
 from medpanoptic.cli.evaluate import evaluate
+from medpanoptic.cli.fuse import fuse
 from medpanoptic.cli.inspect import inspect
 from medpanoptic.cli.models import models
 from medpanoptic.cli.options import NOTICE
@@ -34,7 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 # one file per command; help lists them in this order
-for command in (models, segment, batch, status, evaluate, train, convert, inspect, demo):
+for command in (models, segment, fuse, batch, status, evaluate, train, convert, inspect, demo):
     app.command()(command)
 
 

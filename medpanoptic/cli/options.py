@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from medpanoptic.errors import SelectionError, WriteError
+
+if TYPE_CHECKING:
+    from medpanoptic.result import PanopticResult
 
 NOTICE = "Research use only. Not a medical device."
 
@@ -17,6 +20,8 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N; auto takes
 Formats = Annotated[str, typer.Option("--format", "-f", help="Names with commas between; see docs/formats.md.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")]
 PixelSize = Annotated[float | None, typer.Option(help="Pixel size of 2D images, in place of the file's.")]
+
+Score = Annotated[float | None, typer.Option(help="Things below it are left out, in place of the model's own.")]
 
 
 def pairs(words: Iterable[str], option: str) -> dict[str, str]:
@@ -44,3 +49,9 @@ def format_names(text: str) -> list[str]:
     if unknown:
         raise WriteError("FORMAT-UNKNOWN", f"no format {', '.join(map(repr, unknown))}; known are {', '.join(FORMATS)}")
     return names
+
+
+def counts(result: PanopticResult) -> str:
+    """43 nucleus, 2 tumour."""
+    names = [result.classes[s.class_id].name for s in result.things]
+    return ", ".join(f"{names.count(c.name)} {c.name}" for c in result.classes.things)

@@ -17,6 +17,8 @@ from medpanoptic.cli.options import (
     Model,
     Output,
     PixelSize,
+    Score,
+    counts,
     format_names,
     pairs,
     series_choice,
@@ -26,7 +28,6 @@ from medpanoptic.errors import SelectionError
 
 if TYPE_CHECKING:
     from medpanoptic.cases import Case
-    from medpanoptic.result import PanopticResult
     from medpanoptic.segmenter import Segmenter
 
 
@@ -40,6 +41,10 @@ def segment(
     series: Annotated[list[str] | None, typer.Option(help="Handle or CHANNEL=HANDLE; inspect lists handles.")] = None,
     pixel_size_um: PixelSize = None,
     channel: Annotated[list[str] | None, typer.Option(help="NAME=PATH, one per channel, instead of INPUT.")] = None,
+    score: Score = None,
+    keep_prediction: Annotated[
+        bool, typer.Option("--keep-prediction", help="Also write what medpanoptic fuse needs.")
+    ] = False,
 ) -> None:
     """Segment images and studies into OUT/CASE/; CASE is the file's stem or the folder's name.
 
@@ -61,7 +66,17 @@ def segment(
     segmenter = Segmenter.load(model, device=device)
 
     def work(case: Case, progress: Callable[[float], None]) -> str:
-        return _segment_case(segmenter, case, output, names, chosen, pixel_size_um, progress)
+        return _segment_case(
+            segmenter,
+            case,
+            output,
+            names,
+            chosen,
+            pixel_size_um,
+            progress,
+            score=score,
+            keep_prediction=keep_prediction,
+        )
 
     failed = _run_cases(cases, work, debug=context.find_root().params["debug"])
     say(NOTICE)
@@ -76,6 +91,7 @@ def _segment_case(
     series: Any,
     pixel_size_um: float | None,
     progress: Callable[[float], None],
+    **options: Any,
 ) -> str:
     """Read, segment and write one case; return the line for stdout."""
     from medpanoptic.segmenter import segment_file
@@ -88,12 +104,13 @@ def _segment_case(
         series=series,
         pixel_size_um=pixel_size_um,
         progress=progress,
+        **options,
     )
     for note in result.provenance.parameters["notes"]:
         say(f"note {case.name}: {note}")
     for doubt in result.provenance.parameters["warnings"]:
         say(f"warning [{doubt['code']}] {case.name}: {doubt['text']}")
-    return f"{output / case.name}: {_counts(result)}"
+    return f"{output / case.name}: {counts(result)}"
 
 
 def _run_cases(cases: Sequence[Case], work: Callable[[Case, Callable[[float], None]], str], debug: bool) -> int:
@@ -116,10 +133,3 @@ def _run_cases(cases: Sequence[Case], work: Callable[[Case, Callable[[float], No
             else:
                 typer.echo(line)
     return failed
-
-
-def _counts(result: PanopticResult) -> str:
-    """43 nucleus, 2 stuff classes."""
-    names = [result.classes[s.class_id].name for s in result.things]
-    things = [f"{names.count(c.name)} {c.name}" for c in result.classes.things]
-    return ", ".join(things)

@@ -12,20 +12,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.data import MetaTensor
 from numpy.typing import NDArray
 
 from medpanoptic import __version__
 from medpanoptic.bundle import Bundle, load_bundle
 from medpanoptic.errors import ModelError
-from medpanoptic.fusion import fuse
 from medpanoptic.geometry import voxel_size
+from medpanoptic.identity import array_digest, uid_from
 from medpanoptic.io import read_study, write_result
+from medpanoptic.native import Grids
 from medpanoptic.networks.outputs import Prediction
-from medpanoptic.preprocess import SPATIAL_STEPS, Preprocessing
+from medpanoptic.preprocess import SPATIAL_STEPS, Preprocessing, grid_affine
+from medpanoptic.refusion import fuse_prediction
 from medpanoptic.result import PanopticResult, Provenance
 from medpanoptic.segmenter.inputs import InputWarning, find_warnings, fit_channels, network_steps, volume_from_array
-from medpanoptic.segmenter.native import to_result
+from medpanoptic.stages import Stages
+from medpanoptic.stored import SCORE_FLOOR, StoredPrediction, remove_prediction, write_prediction
 from medpanoptic.tiling import PanopticNetwork, Progress, predict_image
 from medpanoptic.volume import Volume
 
@@ -66,37 +68,59 @@ class Segmenter:
         *,
         series: str | Sequence[str] | None = None,
         pixel_size_um: float | None = None,
+        score: float | None = None,
         progress: Progress | None = None,
+        stages: Stages | None = None,
     ) -> PanopticResult:
         """Segment a path (file, DICOM folder), {channel: path}, a Volume, an array (C, *S), or (array, affine).
 
         series, pixel_size_um : as for ``read_study``; only for paths.
+        score : things below it are left out; None is the bundle's own threshold.
         progress : called with the part done, (0, 1]; an exception that it raises ends the run and reaches the caller.
+        stages : takes the seconds of each stage.
         An input unlike the training data warns (UserWarning) and is named in ``provenance.parameters["warnings"]``.
-        Raises ReadError; ModelError: INPUT-DIMS, INPUT-CHANNELS, INPUT-SIZE, OUT-OF-MEMORY.
+        Raises ReadError; ModelError: INPUT-DIMS, INPUT-CHANNELS, INPUT-SIZE, OUT-OF-MEMORY; ResultError (FUSE-FLOOR).
         """
-        volume = fit_channels(self._read(image, series, pixel_size_um), self.bundle)
-        doubts = find_warnings(volume, self.bundle)
-        steps = network_steps(volume, self.bundle)
-        preprocessing = Preprocessing(steps)
-        grid = preprocessing(volume)
-        channels = int(self.bundle.network_def["in_channels"])
-        if grid.shape[0] != channels:
-            raise ModelError("INPUT-CHANNELS", f"the network takes {channels} channels, the image has {grid.shape[0]}")
-        fusion = fusion_arguments(self.bundle, volume, grid)
-        with deterministic(self.device):
-            prediction, fallback = self._predict(grid.as_tensor().contiguous(), progress)
-            fused = fuse(prediction, [c.is_thing for c in self.bundle.classes], **fusion)
-        if fallback:
-            doubts.append(InputWarning("OUT-OF-MEMORY", f"the GPU's memory was too small; went on with {fallback}"))
-        for doubt in doubts:
-            warnings.warn(f"[{doubt.code}] {doubt.text}", UserWarning, stacklevel=2)
-        resampled = any(step["_target_"] in SPATIAL_STEPS for step in steps)
-        provenance = self._provenance(volume, fusion, fallback, doubts)
-        result = to_result(fused, grid, volume, preprocessing if resampled else None, self.bundle, provenance)
+        volume = self._read(image, series, pixel_size_um)
+        stored = self.predict(volume, progress=progress, stages=stages)
+        result = fuse_prediction(stored, volume.source, stages, score_threshold=score)
         if progress is not None:
             progress(1.0)
         return result
+
+    def predict(
+        self, volume: Volume, *, progress: Progress | None = None, stages: Stages | None = None
+    ) -> StoredPrediction:
+        """Run the network: what ``refusion.fuse_prediction`` makes a result of, and ``stored`` keeps.
+
+        Warns and raises as a call does.
+        """
+        stages = stages or Stages()
+        volume = fit_channels(volume, self.bundle)
+        doubts = find_warnings(volume, self.bundle)
+        steps = network_steps(volume, self.bundle)
+        with stages("preprocess"):
+            grid = Preprocessing(steps)(volume)
+        channels = int(self.bundle.network_def["in_channels"])
+        if grid.shape[0] != channels:
+            raise ModelError("INPUT-CHANNELS", f"the network takes {channels} channels, the image has {grid.shape[0]}")
+        grids = Grids(volume.shape, volume.affine, grid_affine(grid))
+        with deterministic(self.device):
+            prediction, fallback = self._predict(grid.as_tensor().contiguous(), progress, stages)
+        if fallback:
+            doubts.append(InputWarning("OUT-OF-MEMORY", f"the GPU's memory was too small; went on with {fallback}"))
+        for doubt in doubts:
+            warnings.warn(f"[{doubt.code}] {doubt.text}", UserWarning, stacklevel=3)
+        return StoredPrediction(
+            *compact(prediction),
+            self.bundle.classes,
+            grids,
+            any(step["_target_"] in SPATIAL_STEPS for step in steps),
+            self.bundle.fusion,
+            network_voxel_mm(self.bundle, volume, grids),
+            uid_from("input", volume.source.series_uid or array_digest(volume.array)),
+            self._provenance(volume, fallback, doubts),
+        )
 
     def _read(self, image: Image, series: str | Sequence[str] | None, pixel_size_um: float | None) -> Volume:
         if isinstance(image, Volume):
@@ -107,7 +131,7 @@ class Segmenter:
             return volume_from_array(*image, self.bundle)
         return read_study(image, self.bundle.channels, series=series, pixel_size_um=pixel_size_um)
 
-    def _predict(self, image: torch.Tensor, progress: Progress | None) -> tuple[Prediction, str]:
+    def _predict(self, image: torch.Tensor, progress: Progress | None, stages: Stages) -> tuple[Prediction, str]:
         """Run the network; where memory is short by half windows, then on the CPU. Returns what was resorted to."""
         window = self.bundle.window
         half = tuple(max(1, n // 2) for n in window)
@@ -124,7 +148,7 @@ class Segmenter:
                 amp = self.amp and device.type == "cuda"
                 overlap = self.bundle.overlap
                 return predict_image(
-                    network, image, size, overlap, device=device, amp=amp, batch=batch, progress=report
+                    network, image, size, overlap, device=device, amp=amp, batch=batch, progress=report, stages=stages
                 ), name
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
@@ -135,15 +159,12 @@ class Segmenter:
                 torch.cuda.empty_cache()
         raise ModelError("OUT-OF-MEMORY", f"an image of {tuple(image.shape)} does not fit into memory; crop it")
 
-    def _provenance(
-        self, volume: Volume, fusion: Mapping[str, Any], fallback: str, doubts: Sequence[InputWarning]
-    ) -> Provenance:
+    def _provenance(self, volume: Volume, fallback: str, doubts: Sequence[InputWarning]) -> Provenance:
         parameters: dict[str, Any] = {
             "device": self.device.type,
             "amp": self.amp,
             "window": list(self.bundle.window),
             "overlap": self.bundle.overlap,
-            "fusion": dict(fusion),
             "calibrated": volume.calibrated,
             "channels": [c.name for c in volume.channels if c.present],
             "notes": list(volume.notes),
@@ -164,22 +185,47 @@ def segment_file(
     device: str | None = None,
     series: str | Sequence[str] | None = None,
     pixel_size_um: float | None = None,
+    score: float | None = None,
+    keep_prediction: bool = False,
     progress: Progress | None = None,
+    stages: Stages | None = None,
 ) -> PanopticResult:
     """Segment one file or study and, with ``output``, write the result folder.
 
     path : as for ``Segmenter``. model : a name, a bundle folder, or a loaded Segmenter, which has its device.
     output : the case's folder, see ``write_result``; None writes nothing. formats : names of ``io.FORMATS``; None is
-    nifti, csv and png, and dicom-seg for DICOM input.
+    nifti, csv and png, and dicom-seg for DICOM input. score : things below it are left out; None is the model's own.
+    keep_prediction : also write what ``fuse_case`` needs to fuse again with other settings. stages : takes the seconds
+    of each stage.
     Raises ReadError, ModelError, WriteError.
     """
     segmenter = model if isinstance(model, Segmenter) else Segmenter.load(model, device)
-    volume = read_study(path, segmenter.bundle.channels, series=series, pixel_size_um=pixel_size_um)
-    result = segmenter(volume, progress=progress)
+    stages = stages or Stages()
+    with stages("read"):
+        volume = read_study(path, segmenter.bundle.channels, series=series, pixel_size_um=pixel_size_um)
+    stored = segmenter.predict(volume, progress=progress, stages=stages)
+    result = fuse_prediction(stored, volume.source, stages, score_threshold=score)
     if output is not None:
         usual = ["nifti", "csv", "png", *(["dicom-seg"] if volume.source.sop_uids else [])]
-        write_result(result, Path(output), formats=usual if formats is None else formats, volume=volume)
+        with stages("write"):
+            remove_prediction(Path(output))
+            write_result(result, Path(output), formats=usual if formats is None else formats, volume=volume)
+            if keep_prediction:
+                write_prediction(stored, Path(output))
+    if progress is not None:
+        progress(1.0)
     return result
+
+
+def compact(
+    prediction: Prediction,
+) -> tuple[NDArray[np.float16], NDArray[np.int64], NDArray[np.int64], NDArray[np.float32], tuple[NDArray, ...]]:
+    """Return logits, boxes, labels, scores and masks as they are stored, without things below the floor."""
+    found = prediction.instances
+    stays = (found.scores >= SCORE_FLOOR).nonzero()[:, 0]
+    masks = tuple(found.mask_logits[i].half().cpu().numpy() for i in stays.tolist())
+    boxes, labels, scores = (v[stays].cpu().numpy() for v in (found.boxes, found.labels, found.scores))
+    return prediction.semantic_logits.half().cpu().numpy(), boxes, labels, scores, masks
 
 
 def choose_device(device: str | torch.device | None) -> torch.device:
@@ -220,17 +266,11 @@ def deterministic(device: torch.device) -> Iterator[None]:
         torch.backends.cudnn.benchmark, settings.fill_uninitialized_memory = benchmark, fill
 
 
-def fusion_arguments(bundle: Bundle, volume: Volume, grid: MetaTensor) -> dict[str, Any]:
-    """Return the arguments of ``fuse``: the bundle's, with mm2 or mm3 turned into pixels of the network's grid.
+def network_voxel_mm(bundle: Bundle, volume: Volume, grids: Grids) -> float:
+    """Return mm2 or mm3 of a voxel of the network's grid.
 
-    Without a pixel size the bundle's ``spacing_mm`` stands in; without that too, nothing is too small.
+    Without a pixel size the bundle's ``spacing_mm`` stands in; without that too it is infinite: nothing is too small.
     """
-    arguments = {k: v for k, v in bundle.fusion.items() if not k.endswith("_mm")}
     if volume.calibrated:
-        native = voxel_size(np.asarray(grid.meta["original_affine"], float), volume.ndim)
-        size = volume.voxel_size * voxel_size(np.asarray(grid.affine, float), volume.ndim) / native
-    else:
-        size = math.prod(bundle.spacing_mm) if bundle.spacing_mm else math.inf
-    for name in ("min_stuff", "min_thing"):
-        arguments[f"{name}_size"] = math.ceil(float(bundle.fusion.get(f"{name}_mm", 0)) / size - 1e-9)
-    return arguments
+        return voxel_size(grids.network_affine, volume.ndim)
+    return math.prod(bundle.spacing_mm) if bundle.spacing_mm else math.inf
