@@ -146,6 +146,22 @@ FORMATS: Mapping[str, Format] = {
         ("captures",),
         frozenset({"colors", "provenance"}),
     ),
+    "dicom-ann": Format(
+        "DICOM bulk annotations: a polygon for each cell of a DICOM slide",
+        "dicom_ann:write_dicom_ann",
+        (2,),
+        ("ann.dcm",),
+        frozenset({"classes", "codes", "colors", "scores", "affine", "spacing", "provenance"}),
+    ),
+    "rtstruct": Format(
+        "DICOM RT Structure Set: contours of each segment on the source slices",
+        "rtstruct:write_rtstruct",
+        (3,),
+        ("rtstruct.dcm",),
+        EVERYTHING - {"verdicts", "unused", "under", "dropped", "parameters"},
+        reader="rtstruct_read:read_rtstruct",
+        sop_classes=("1.2.840.10008.5.1.4.1.1.481.3",),
+    ),
     "coco": Format(
         "COCO panoptic JSON and PNG, one PNG per slice for volumes",
         "coco:write_coco",
