@@ -18,10 +18,9 @@ import queue
 import signal
 import sys
 import threading
-import time
 import warnings
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -30,6 +29,7 @@ from medpanoptic.batch.outputs import remove_marker, write_marker
 from medpanoptic.batch.settings import DONE, EMPTY, ChildSettings, Folders, Outcome, Study
 from medpanoptic.batch.stage import InputChangedError, check_unchanged, staged
 from medpanoptic.errors import BatchError, MedpanopticError, ModelError, ReadError, WriteError
+from medpanoptic.stages import Stages
 
 if TYPE_CHECKING:
     from medpanoptic.segmenter import Segmenter
@@ -107,22 +107,22 @@ def serve(pipes: Pipes) -> None:
                 continue
             pipes.say(pid=os.getpid())
         elif opened is not None:
-            outcome = attempt(request, *opened, stage=lambda name: pipes.say(stage=name))
+            outcome = attempt(request, *opened, lambda name: pipes.say(stage=name))
             pipes.say(outcome=asdict(outcome))
 
 
 def attempt(
-    request: dict[str, Any], segmenter: Segmenter, settings: ChildSettings, stage: Callable[[str], None]
+    request: dict[str, Any], segmenter: Segmenter, settings: ChildSettings, tell: Callable[[str], None]
 ) -> Outcome:
     """Work on one study; every error becomes an outcome, and no text of an exception goes further."""
-    steps = _Steps(stage)
+    stages = _ToldStages(tell)
     study = Study(request["study"], request["kind"], tuple((p, s, m) for p, s, m in request["files"]))
     try:
-        made = _segment(study, request, segmenter, settings, steps)
+        made = _segment(study, request, segmenter, settings, stages)
     except Exception as error:
-        kind, code = classify(error, steps.name)
-        made = Outcome(kind=kind, code=code, stage=steps.name)
-    return replace(made, seconds=steps.end())
+        kind, code = classify(error, stages.name)
+        made = Outcome(kind=kind, code=code, stage=stages.name)
+    return replace(made, seconds={name: round(seconds, 4) for name, seconds in stages.seconds.items()})
 
 
 def classify(error: Exception, stage: str) -> tuple[str, str]:
@@ -156,53 +156,55 @@ def _disk_code(error: BaseException | None) -> str:
 
 
 def _segment(
-    study: Study, request: dict[str, Any], segmenter: Segmenter, settings: ChildSettings, steps: _Steps
+    study: Study, request: dict[str, Any], segmenter: Segmenter, settings: ChildSettings, stages: _ToldStages
 ) -> Outcome:
-    from medpanoptic.segmenter import Segmenter, segment_file
+    from medpanoptic.segmenter import segment_file
 
     folders = Folders(Path(settings.output))
     target = folders.results / study.handle
-    steps("stage")
-    with staged(study, folders.work) as (path, digest):
-        if digest == request.get("known_digest"):
+    stages.before_write = lambda: remove_marker(target)
+    with ExitStack() as stack:
+        with stages("stage"):
+            path, digest = stack.enter_context(staged(study, folders.work))
+        if digest == request["known_digest"]:
             return Outcome("unchanged", input_digest=digest)
-        divisor = int(request.get("window_divisor", 1))
-        if divisor > 1:
-            window = tuple(max(1, n // divisor) for n in segmenter.bundle.window)
-            segmenter = Segmenter(replace(segmenter.bundle, window=window), segmenter.network, segmenter.device)
-
-        def progress(part: float) -> None:
-            if part == 1 and steps.name != "write":
-                remove_marker(target)
-            steps("segment" if part < 1 else "write")
-
-        steps("read")
+        divisor = int(request["window_divisor"])
         result = segment_file(
             path,
-            segmenter,
+            _with_windows(segmenter, divisor),
+            target,
             formats=settings.formats,
             pixel_size_um=settings.pixel_size_um,
-            progress=progress,
-            output=target,
+            stages=stages,
         )
-        for file in study.files:
-            check_unchanged(*file)
-        parameters = result.provenance.parameters
-        fallback = ", ".join(
-            f for f in (f"windows 1/{divisor} as wide" * (divisor > 1), parameters.get("fallback", "")) if f
-        )
-        made = Outcome(
-            DONE if result.things else EMPTY, input_digest=digest, things=len(result.things), fallback=fallback
-        )
-        marker: dict[str, Any] = {
-            "study": study.handle,
-            "kind": study.kind,
-            "state": made.state,
-            "input_digest": digest,
-        }
-        marker |= {"model_hash": settings.model_hash, "parameter_hash": settings.parameter_hash}
-        marker |= {"things": made.things, "fallback": fallback}
-        return replace(made, outputs=write_marker(target, marker))
+        with stages("mark"):
+            for file in study.files:
+                check_unchanged(*file)
+            fallbacks = [f"windows 1/{divisor} as wide"] if divisor > 1 else []
+            fallbacks += [f for f in [result.provenance.parameters.get("fallback")] if f]
+            made = Outcome(
+                DONE if result.things else EMPTY,
+                input_digest=digest,
+                things=len(result.things),
+                fallback=", ".join(fallbacks),
+            )
+            return replace(made, outputs=write_marker(target, _marker(study, settings, made)))
+
+
+def _marker(study: Study, settings: ChildSettings, made: Outcome) -> dict[str, Any]:
+    made_fields = {name: getattr(made, name) for name in ("state", "input_digest", "things", "fallback")}
+    hashes = {"model_hash": settings.model_hash, "parameter_hash": settings.parameter_hash}
+    return {"study": study.handle, "kind": study.kind, **made_fields, **hashes}
+
+
+def _with_windows(segmenter: Segmenter, divisor: int) -> Segmenter:
+    """Return the segmenter with narrower windows, which need less memory; provenance names them."""
+    from medpanoptic.segmenter import Segmenter
+
+    if divisor == 1:
+        return segmenter
+    window = tuple(max(1, n // divisor) for n in segmenter.bundle.window)
+    return Segmenter(replace(segmenter.bundle, window=window), segmenter.network, segmenter.device)
 
 
 def _open(fields: dict[str, Any]) -> tuple[Segmenter, ChildSettings]:
@@ -220,39 +222,40 @@ def _open(fields: dict[str, Any]) -> tuple[Segmenter, ChildSettings]:
     return segmenter, settings
 
 
-class _Steps:
-    """The stage an attempt is in, and how long each took."""
+class _ToldStages(Stages):
+    """Stages whose names are told when they begin; ``name`` is the last that began."""
 
     def __init__(self, tell: Callable[[str], None]) -> None:
-        self.name, self._tell, self._since = "", tell, time.monotonic()
-        self._seconds: dict[str, float] = {}
+        super().__init__()
+        self.name, self._tell = "", tell
+        self.before_write: Callable[[], None] = lambda: None
 
-    def __call__(self, name: str) -> None:
-        if name != self.name:
-            self.end()
-            self.name = name
-            self._tell(name)
-
-    def end(self) -> dict[str, float]:
-        """Close the stage that is open; return seconds per stage."""
-        now = time.monotonic()
-        if self.name:
-            self._seconds[self.name] = round(self._seconds.get(self.name, 0.0) + now - self._since, 4)
-        self._since = now
-        return self._seconds
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        self.name = name
+        self._tell(name)
+        if name == "write":
+            self.before_write()
+        with super().__call__(name):
+            yield
 
 
 def _load_libraries() -> None:
     """Import what takes seconds, before the fork; nothing is computed yet, so no thread pool exists."""
     warnings.simplefilter("ignore")
-    import highdicom  # noqa: F401
+    import highdicom
     import safetensors.torch  # noqa: F401
     import torch
     from PIL import ImageDraw, ImageFont  # noqa: F401
+    from pydicom.uid import SegmentationStorage
 
+    import medpanoptic.io.dicom_seg
+    import medpanoptic.io.overlay
     import medpanoptic.networks.build  # noqa: F401
     from medpanoptic.segmenter.segmenter import deterministic
 
+    # highdicom reads its tables of modules when it makes its first object
+    highdicom.SOPClass("1.2", "1.3", 1, "1.4", SegmentationStorage, 1, "SEG", manufacturer="medpanoptic")
     with deterministic(torch.device("cpu")):  # torch imports its compiler, 3 s, when this is first set
         pass
 

@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tiny_batch import pack_tiny
+
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "batch.md"
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle that segments 4 x 16 x 16 voxels in a tenth of a second."""
+    return pack_tiny(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture
+def outcome(record_property: Callable[[str, object], None]) -> Callable[[str, str], None]:
+    """Return a function: note what a fault led to, and check that docs/batch.md says the same."""
+
+    def note(fault: str, result: str) -> None:
+        record_property(fault, result)
+        assert f"| {fault} | {result} |" in DOCS.read_text(encoding="utf-8")
+
+    return note
