@@ -184,6 +184,13 @@ FORMATS: Mapping[str, Format] = {
         ("detections.geojson",),
         _GEOJSON,
     ),
+    "ome-zarr": Format(
+        "OME-Zarr 0.4 labels, with the image if it is given",
+        "ome_zarr:write_ome_zarr",
+        (2, 3),
+        ("panoptic.ome.zarr",),
+        EVERYTHING - {"dropped", "parameters"},
+    ),
 }
 
 
