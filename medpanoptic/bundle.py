@@ -40,6 +40,8 @@ _METADATA, _INFERENCE = Path("configs") / "metadata.json", Path("configs") / "in
 _MAX_CONFIG_BYTES = 4 * 2**20
 _MAX_DEPTH = 32
 _MAX_WEIGHT_BYTES = 4 * 2**30
+_CODE_SUFFIXES = {".py", ".pyc", ".pyd", ".pyw", ".so", ".dll", ".pkl", ".pickle"}
+_LARGEST_NUMBER, _LONGEST_LIST = 10_000, 256
 # beginnings with a meaning for MONAI: expression, reference, macro
 _CODE_MARKS = ("$", "@", "%")
 
@@ -94,7 +96,7 @@ class Bundle:
         builder = getattr(build, self.network_def["_target_"].removeprefix(_BUILD))
         try:
             network: PanopticNet | TwoNetworks = builder(**arguments)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError, RuntimeError) as error:
             raise ModelError("BUNDLE-SCHEMA", f"bundle {self.name}: network_def does not fit: {error}") from error
         return network
 
@@ -103,8 +105,14 @@ class Bundle:
 
         Raises ModelError: MODEL-HASH, MODEL-WEIGHTS, BUNDLE-SCHEMA.
         """
-        network = self.build_network()
+        import torch
+
         weights = load_weights(self.weights_path, self.weights_sha256)
+        # without memory first: a network_def may ask for more than there is
+        with torch.device("meta"):
+            skeleton = self.build_network()
+        _check_weights(weights, skeleton.state_dict(), self.name)
+        network = self.build_network()
         try:
             network.load_state_dict(dict(weights), strict=True)
         except RuntimeError as error:
@@ -124,9 +132,14 @@ def load_bundle(name_or_folder: str | Path, *, weights: bool = True) -> Bundle:
     metadata, inference = _read_json(folder / _METADATA), _read_json(folder / _INFERENCE)
     _check_data(metadata, "metadata.json", targets=PREPROCESSING)
     _check_data(inference, "inference.json", targets=tuple(_BUILD + name for name in NETWORKS))
+    _check_sizes(inference)
+    for path in sorted((folder / "configs").glob("*.json")):
+        # train.json, whose names the trainer holds against its own list, and what other tools may be pointed at
+        if path.name not in (_METADATA.name, _INFERENCE.name):
+            _check_data(_read_json(path), path.name, targets=None)
     try:
         bundle = _parse(folder, metadata, inference)
-    except (KeyError, TypeError, ValueError, ResultError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError, ResultError) as error:
         missing = f"no entry {error}" if isinstance(error, KeyError) else str(error)
         raise ModelError("BUNDLE-SCHEMA", f"bundle {folder.name}: {missing}; see medpanoptic.bundle.Bundle") from error
     if weights:
@@ -170,6 +183,22 @@ def load_weights(path: Path, sha256: str) -> Mapping[str, Tensor]:
         raise ModelError(
             "MODEL-WEIGHTS", f"{path.name} is no valid safetensors file (header or size): {error}"
         ) from error
+
+
+def _check_weights(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], name: str) -> None:
+    """Refuse weights of other names, shapes or kinds than the network has, and values that are no numbers."""
+    for key in sorted({*weights, *expected}):
+        if key not in weights or key not in expected:
+            what = f"{key} is {'missing' if key in expected else 'not of this network'}"
+        elif weights[key].shape != expected[key].shape:
+            what = f"{key} has shape {tuple(weights[key].shape)}, the network takes {tuple(expected[key].shape)}"
+        elif weights[key].is_floating_point() != expected[key].is_floating_point() or weights[key].is_complex():
+            what = f"{key} has dtype {weights[key].dtype}, the network takes {expected[key].dtype}"
+        elif weights[key].is_floating_point() and not bool(weights[key].isfinite().all()):
+            what = f"{key} holds NaN or infinite values"
+        else:
+            continue
+        raise ModelError("MODEL-WEIGHTS", f"bundle {name}: the weights are not those of its network_def: {what}")
 
 
 def pack_bundle(
@@ -260,17 +289,26 @@ def _check_limit(name: str, limit: Any, dims: int) -> None:
 
 
 def _check_files(folder: Path) -> None:
-    """Refuse what would only be there to be run."""
+    """Refuse what would only be there to be run, and links that lead out of the folder."""
+    inside = folder.resolve()
     for path in sorted(folder.rglob("*")):
-        if path.suffix in {".py", ".pyc", ".pkl"}:
-            where = path.relative_to(folder).as_posix()
+        where = path.relative_to(folder).as_posix()
+        if path.is_symlink() and not path.resolve().is_relative_to(inside):
+            raise ModelError("BUNDLE-UNSAFE", f"bundle {folder.name}: {where} is a link that leads out of the bundle")
+        if path.suffix.lower() in _CODE_SUFFIXES:
             raise ModelError(
                 "BUNDLE-UNSAFE", f"bundle {folder.name} holds Python code ({where}), not allowed: remove it"
             )
-        if path.suffix in {".yaml", ".yml"} and path.parent.name == "configs":
-            raise ModelError(
-                "BUNDLE-UNSAFE", f"bundle {folder.name}: YAML is not allowed ({path.name}), use JSON configs"
-            )
+        if path.suffix.lower() in {".yaml", ".yml"}:
+            raise ModelError("BUNDLE-UNSAFE", f"bundle {folder.name}: YAML is not allowed ({where}), use JSON configs")
+
+
+def _check_sizes(inference: Mapping[str, Any]) -> None:
+    """Refuse numbers that no network has: the layers would fill the memory or never be done (BUNDLE-SCHEMA)."""
+    for key, value, _ in _walk(inference, "inference.json"):
+        is_large = isinstance(value, (int, float)) and abs(value) > _LARGEST_NUMBER
+        if is_large or (isinstance(value, (list, dict)) and len(value) > _LONGEST_LIST):
+            raise ModelError("BUNDLE-SCHEMA", f"inference.json: {key!r} is larger than any network takes")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -279,7 +317,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > _MAX_CONFIG_BYTES:
             raise ModelError("BUNDLE-SCHEMA", f"{where} is larger than {_MAX_CONFIG_BYTES >> 20} MiB")
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
     except OSError as error:
         raise ModelError("BUNDLE-SCHEMA", f"{where} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
@@ -290,18 +328,29 @@ def _read_json(path: Path) -> dict[str, Any]:
     return data
 
 
-def _check_data(data: Mapping[str, Any], name: str, targets: tuple[str, ...]) -> None:
-    """Refuse expressions, references, macros and targets outside ``targets``. Raises ModelError (BUNDLE-UNSAFE)."""
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number")
+
+
+def _check_data(data: Mapping[str, Any], name: str, targets: tuple[str, ...] | None) -> None:
+    """Refuse expressions, references, macros and targets outside ``targets``. Raises ModelError (BUNDLE-UNSAFE).
+
+    targets : None takes any name without a module.
+    """
     for key, value, inside in _walk(data, name):
         if isinstance(value, str) and value.startswith(_CODE_MARKS):
             what = f"an expression or reference ({value[:1]}...) at {key!r}"
         elif key != "_target_" and key.startswith(("_", *_CODE_MARKS)):
             what = f"the key {key[:40]!r}"
-        elif key == "_target_" and (inside or value not in targets):
-            what = f"_target_ {str(value)[:80]!r} (only {', '.join(targets)})"
+        elif key == "_target_" and (inside or not _is_target(value, targets)):
+            what = f"_target_ {str(value)[:80]!r} (only {', '.join(targets or ['plain names'])})"
         else:
             continue
         raise ModelError("BUNDLE-UNSAFE", f"{name}: {what} is not allowed; a bundle is data, not code")
+
+
+def _is_target(value: Any, targets: tuple[str, ...] | None) -> bool:
+    return isinstance(value, str) and (value.isidentifier() if targets is None else value in targets)
 
 
 def _walk(data: Any, name: str, inside: bool = False, depth: int = 0) -> Iterator[tuple[str, Any, bool]]:
