@@ -3,6 +3,7 @@
 from medpanoptic.review.case_files import Unsaved, check_signed, find_unsaved, signed_versions
 from medpanoptic.review.compare import LesionChange, changed_voxels, compare
 from medpanoptic.review.edit import Edit, Row
+from medpanoptic.review.follow_up import Prior, carry_over, findings, latest_result, open_prior
 from medpanoptic.review.regions import Region, polygon, region_of_indices, region_of_mask, stroke
 from medpanoptic.review.session import Change, ReviewSession
 from medpanoptic.review.signing import sign
@@ -20,16 +21,21 @@ __all__ = [
     "Change",
     "Edit",
     "LesionChange",
+    "Prior",
     "Region",
     "ReviewSession",
     "Row",
     "Unsaved",
+    "carry_over",
     "changed_voxels",
     "check_signed",
     "compare",
     "filter_rows",
     "find_unsaved",
+    "findings",
+    "latest_result",
     "next_row",
+    "open_prior",
     "polygon",
     "progress",
     "progress_text",

@@ -1,0 +1,105 @@
+"""A review beside a prior case of the same patient: proposals, RECIST findings, and what carries on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+
+from medpanoptic.geometry import same_grid
+from medpanoptic.io import read_result
+from medpanoptic.match import Finding, FollowUp, Registration, lesions_of, match_lesions, register
+from medpanoptic.measure import is_calibrated
+from medpanoptic.result import PanopticResult
+from medpanoptic.review.case_files import check_signed, signed_versions
+from medpanoptic.review.edit import Edit
+from medpanoptic.review.session import ReviewSession
+from medpanoptic.review.worklist import axes_mm
+from medpanoptic.volume import Source, Volume
+
+
+@dataclass(frozen=True, eq=False)
+class Prior:
+    """A prior case: its last signed result (else the model's), how it lies over the current one, and the proposals."""
+
+    result: PanopticResult
+    registration: Registration
+    follow_up: FollowUp
+
+
+def latest_result(case: Path | str) -> PanopticResult:
+    """Return the last signed version of a case, checked, or the model's result. Raises as ``ReviewSession.open``."""
+    versions = signed_versions(case)
+    if versions:
+        check_signed(versions[-1])
+    return read_result(versions[-1] if versions else Path(case))
+
+
+def open_prior(
+    session: ReviewSession, case: Path | str, volume: Volume | None = None, *, days: float | None = None
+) -> Prior:
+    """Read a prior case and propose pairs with the lesions of the session.
+
+    volume : the prior image. Without it, or without the current one, both results are taken to lie in one space.
+    days : between the studies; None looks into the DICOM headers of both (the dates are used, and not kept).
+    Raises ReadError; ReviewError: REVIEW-TAMPERED and those of ``register``.
+    """
+    result = latest_result(case)
+    registration = Registration(np.eye(4), "frame")
+    if volume is not None and session.volume is not None and not _one_image(volume, session.volume):
+        registration = register(volume, session.volume)
+    source = volume.source if volume is not None else None
+    if days is None and source is not None and session.volume is not None:
+        days = days_between(source, session.volume.source)
+    current = lesions_of(session.freeze())
+    return Prior(result, registration, match_lesions(lesions_of(result, source), current, registration, days=days))
+
+
+def carry_over(session: ReviewSession, follow_up: FollowUp) -> list[Edit]:
+    """Give the lesions of confirmed links the tracking UIDs of the prior ones; each is an edit that can be undone."""
+    wanted = follow_up.tracking_uids()
+    made = [session.match(i, uid) for i, uid in wanted.items() if i in session.things]
+    return [edit for edit in made if edit is not None]
+
+
+def findings(session: ReviewSession) -> list[Finding]:
+    """Return the lesions as RECIST sees them, rejected ones left out; diameters the reader drew count before others.
+
+    Empty where no pixel size is known.
+    """
+    if not is_calibrated(session.live.base):
+        return []
+    rows = {i: session.row(i) for i in session.things}
+    kept = [i for i, row in rows.items() if row.segment.verdict != "rejected"]
+    return [Finding(i, rows[i].organ, rows[i].is_node, *axes_mm(session, i)) for i in kept]
+
+
+def days_between(prior: Source, current: Source) -> float | None:
+    """Return the days from one DICOM series to another by their acquisition, series or study dates; None if unknown."""
+    dates = _date(prior), _date(current)
+    return None if dates[0] is None or dates[1] is None else float((dates[1] - dates[0]).days)
+
+
+def _date(source: Source) -> datetime | None:
+    import pydicom
+
+    if not source.paths:
+        return None
+    try:
+        header = pydicom.dcmread(source.paths[0], stop_before_pixels=True)
+    except (OSError, pydicom.errors.InvalidDicomError):
+        return None
+    for keyword in ("AcquisitionDate", "SeriesDate", "StudyDate"):
+        try:
+            return datetime.strptime(str(header.get(keyword, "")), "%Y%m%d")
+        except ValueError:
+            continue
+    return None
+
+
+def _one_image(a: Volume, b: Volume) -> bool:
+    return a is b or (
+        a.source.series_uid == b.source.series_uid != "" and same_grid(a.affine, b.affine, a.shape, b.shape)
+    )
