@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,15 @@ from napari_medpanoptic.orientation import DISPLAY_DIRECTIONS
 
 @dataclass(frozen=True, eq=False)
 class Input:
-    """One thing to segment. ``image`` is what the Segmenter is given, ``volume`` what the viewer shows of it."""
+    """One thing to segment. ``image`` is what the Segmenter is given, ``volume`` what the viewer shows of it.
+
+    candidates : {modality: {handle: volume}} where a folder holds several series and a person must choose.
+    """
 
     title: str
     image: Path | Volume
     volume: Volume
+    candidates: Mapping[str, Mapping[str, Volume]] = field(default_factory=dict)
 
 
 def find_inputs(layers: Iterable[Any]) -> list[Input]:
@@ -29,12 +33,19 @@ def find_inputs(layers: Iterable[Any]) -> list[Input]:
     A study that still stands on disk is given as its path, so that the widget, the command line and a script read
     the same series and give the same result.
     """
-    groups: dict[int, list[Any]] = {}
+    groups: dict[Hashable, list[Any]] = {}
     for layer in layers:
         if _is_image(layer):
-            volume = layer.metadata.get(KEY, {}).get("volume")
-            groups.setdefault(id(volume) if volume is not None else id(layer), []).append(layer)
+            groups.setdefault(_group(layer), []).append(layer)
     return [_input(group) for group in groups.values()]
+
+
+def _group(layer: Any) -> Hashable:
+    """Return what layers of one input share: their folder where its series are shown apart, else their volume."""
+    meta = layer.metadata.get(KEY, {})
+    if "series" in meta and meta["path"].exists():
+        return str(meta["path"])
+    return id(meta.get("volume", layer))
 
 
 def _is_image(layer: Any) -> bool:
@@ -47,9 +58,26 @@ def _input(group: list[Any]) -> Input:
         volume = volume_of_layer(group[0])
         return Input(group[0].name, volume, volume)
     path = meta.get("path")
+    if "series" in meta and path.exists():
+        return Input(path.name, path, meta["volume"], _candidates(group))
     if path is None or not path.exists():
         return Input(group[0].name, meta["volume"], meta["volume"])
     return Input(path.name, path, meta["volume"])
+
+
+def _candidates(group: list[Any]) -> dict[str, dict[str, Volume]]:
+    found: dict[str, dict[str, Volume]] = {}
+    for layer in group:
+        meta = layer.metadata[KEY]
+        found.setdefault(meta["modality"], {})[meta["series"]] = meta["volume"]
+    return found
+
+
+def candidate_text(handle: str, volume: Volume) -> str:
+    """Return how a series is offered: its handle, as in the layer's name, and its grid."""
+    grid = " x ".join(str(n) for n in volume.shape)
+    spacing = " x ".join(f"{v:.2g}" for v in volume.spacing)
+    return f"{handle}: {grid} voxels of {spacing} mm"
 
 
 def volume_of_layer(layer: Any) -> Volume:

@@ -7,7 +7,9 @@ writer needs: ``role`` (image, things, stuff), ``affine_lps`` (true 4x4, native 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from medpanoptic.io.result_files import is_calibrated, measure_name
 from medpanoptic.result import PanopticResult
 from medpanoptic.volume import Channel, Volume
 from napari_medpanoptic.orientation import DisplayOrder, display_order, display_placement
+from napari_medpanoptic.windows import Preset, percentile_window
 
 LayerData = tuple[Any, dict[str, Any], str]
 KEY = "medpanoptic"
@@ -29,15 +32,20 @@ STUFF_OPACITY = 0.2
 # soft-tissue window of CT, level 40 width 400 HU; SUV 0-10 is the usual oncology display
 HU_WINDOW = (-160.0, 240.0)
 SUV_WINDOW = (0.0, 10.0)
+# inferno: lightness rises evenly, also for the colour blind and in print; added light leaves the anatomy readable
+FUSION_LOOK = MappingProxyType({"colormap": "inferno", "blending": "additive", "opacity": 0.7})
+PET_ALONE_LOOK = MappingProxyType({"colormap": "gray_r", "blending": "translucent", "opacity": 1.0})
 _CHANNEL_COLORS = ("gray", "green", "magenta", "cyan", "yellow")
 _RGB_NAMES = ({"r", "g", "b"}, {"red", "green", "blue"})
-_SAMPLE = 1_000_000  # voxels looked at for percentiles
 
 
-def volume_layers(volume: Volume, name: str = "", path: Path | None = None) -> list[LayerData]:
+def volume_layers(
+    volume: Volume, name: str = "", path: Path | None = None, windows: Mapping[str, Sequence[Preset]] | None = None
+) -> list[LayerData]:
     """Return one image layer per present channel, or one RGB layer; PET comes last, so that it lies on top.
 
     name : prefix of the layer names. path : the folder that a study was read from, for the Segment widget.
+    windows : {modality: those stored in that series}; the series opens with its first.
     """
     order = display_order(volume.affine, volume.ndim)
     metadata = _metadata("image", volume.affine, order, volume.source, volume=volume, path=path)
@@ -52,8 +60,11 @@ def volume_layers(volume: Volume, name: str = "", path: Path | None = None) -> l
     for place, (index, channel) in enumerate(shown):
         data = order.to_display(volume.array[index])
         look = _look(data, channel, place, [c for _, c in shown])
+        stored = () if channel.unit == "SUV" else tuple((windows or {}).get(channel.modality, ()))
+        if stored:
+            look["contrast_limits"] = stored[0].window(data)
         layer_name = " ".join(filter(None, (name, channel.name if len(shown) > 1 or not name else "")))
-        own = {**metadata, "channel": channel.name}
+        own = {**metadata, "channel": channel.name, "windows": stored}
         layers.append((data, {**base, **look, "name": layer_name, "metadata": {KEY: own}}, "image"))
     return layers
 
@@ -160,8 +171,8 @@ def _look(data: NDArray, channel: Channel, place: int, shown: list[Channel]) -> 
     """Choose window, colours and blending: CT by HU, PET by SUV on top of anatomy, the rest by its own values."""
     if channel.unit == "SUV":
         if len(shown) == 1:
-            return {"contrast_limits": SUV_WINDOW, "colormap": "gray_r"}
-        return {"contrast_limits": SUV_WINDOW, "colormap": "inferno", "blending": "additive", "opacity": 0.7}
+            return {"contrast_limits": SUV_WINDOW, **PET_ALONE_LOOK}
+        return {"contrast_limits": SUV_WINDOW, **FUSION_LOOK}
     if channel.unit == "HU":
         return {"contrast_limits": HU_WINDOW, "colormap": "gray"}
     look: dict[str, Any] = {"contrast_limits": percentile_window(data), "colormap": "gray"}
@@ -171,17 +182,6 @@ def _look(data: NDArray, channel: Channel, place: int, shown: list[Channel]) -> 
     if len(shown) > 1:
         return {**look, "colormap": _CHANNEL_COLORS[place % len(_CHANNEL_COLORS)], "blending": "additive"}
     return look
-
-
-def percentile_window(data: NDArray) -> tuple[float, float]:
-    """Return contrast limits: the 1st to 99.5th percentile of the finite non-zero values."""
-    step = max(1, round((data.size / _SAMPLE) ** (1 / data.ndim)))
-    values = np.asarray(data[(slice(None, None, step),) * data.ndim], np.float64)
-    values = values[np.isfinite(values) & (values != 0)]
-    if values.size == 0:
-        return (0.0, 1.0)
-    low, high = (float(v) for v in np.percentile(values, (1, 99.5)))
-    return (low, high) if high > low else (low, low + 1.0)
 
 
 def _thing_colors(result: PanopticResult) -> dict[int | None, tuple[float, ...]]:

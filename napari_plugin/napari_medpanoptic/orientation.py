@@ -18,8 +18,10 @@ from medpanoptic.geometry import Affine, check_affine, voxel_spacing
 
 # LPS directions in which the display axes 0, 1, 2 run: to the feet, to posterior, to the patient's left
 DISPLAY_DIRECTIONS = np.array([[0.0, 0.0, -1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
-# (start, end) letters of the display axes
-AXIS_LETTERS = (("H", "F"), ("A", "P"), ("R", "L"))
+# (towards minus, towards plus) on the LPS axes
+_LETTERS = (("R", "L"), ("A", "P"), ("F", "H"))
+# the sine of 10 degrees: what tilts less needs no second letter
+_OBLIQUE = 0.17
 # viewer.dims.order of each plane: the last two axes are screen rows and columns
 PLANES = {"axial": (0, 1, 2), "coronal": (1, 0, 2), "sagittal": (2, 0, 1)}
 
@@ -56,6 +58,21 @@ class DisplayOrder:
             if flip:
                 moved[:3, 3] += step * (shape[axis] - 1)
         return moved
+
+    def directions(self, affine: Affine) -> NDArray[np.float64]:
+        """Return (3, ndim): in column d the LPS unit vector along which display axis d runs."""
+        steps = affine[:3, list(self.axes)] * np.where(self.flips, -1.0, 1.0)
+        return steps / np.linalg.norm(steps, axis=0)
+
+
+def direction_letters(direction: NDArray[np.float64]) -> str:
+    """Return the letters of an LPS direction, the nearest axis first: "A", or "AL" where it runs obliquely.
+
+    An axis counts where the direction leans towards it by 10 degrees or more. Source: DICOM PS3.3 C.7.6.1.1.1
+    """
+    weights = np.abs(direction)
+    nearest_first = [axis for axis in np.argsort(-weights, kind="stable") if weights[axis] >= _OBLIQUE]
+    return "".join(_LETTERS[axis][int(direction[axis] > 0)] for axis in nearest_first)
 
 
 def display_order(affine: Affine, ndim: int) -> DisplayOrder:

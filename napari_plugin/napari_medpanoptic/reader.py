@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 
 from medpanoptic.errors import GeometryError, MedpanopticError
 from napari_medpanoptic.layers import KEY, LayerData, result_layers, volume_layers
+from napari_medpanoptic.windows import stored_windows
 
 if TYPE_CHECKING:
     from medpanoptic.io.read import SeriesInfo
+    from medpanoptic.volume import Volume
 
 RESULT_FILE = "segments.json"
 VOLUME_SUFFIXES = (".nii", ".nii.gz", ".dcm", ".mha", ".mhd", ".nrrd")
@@ -84,7 +86,14 @@ def read_path(path: Path) -> list[LayerData]:
         return result_layers(read_result(folder), name=folder.name)
     if path.is_dir():
         return study_layers(path)
-    return volume_layers(read_volume(path), name=case_name(path))
+    return _images(read_volume(path), case_name(path))
+
+
+def _images(volume: Volume, name: str, path: Path | None = None) -> list[LayerData]:
+    """Return image layers with the windows that the DICOM files of the reference series ask for."""
+    source = volume.source
+    windows = stored_windows(source.paths[0]) if source.sop_uids and source.paths else {}
+    return volume_layers(volume, name, path, windows)
 
 
 def study_layers(folder: Path) -> list[LayerData]:
@@ -99,7 +108,7 @@ def study_layers(folder: Path) -> list[LayerData]:
     found = find_series(folder).series
     sound = [s for s in found if s.code == "OK"]
     if len(found) < 2 or not sound:
-        return volume_layers(read_study(folder, series=found[0].handle if found else None), folder.name, folder)
+        return _images(read_study(folder, series=found[0].handle if found else None), folder.name, folder)
     for series in found:
         if series.code != "OK":
             _warn(f"left out {series.modality} series {series.handle}: [{series.code}] {series.reason}")
@@ -111,7 +120,7 @@ def study_layers(folder: Path) -> list[LayerData]:
         except GeometryError as error:
             _warn(f"series are shown apart, not as one study: {error}")
         else:
-            return volume_layers(volume, folder.name, folder)
+            return _images(volume, folder.name, folder)
     return _apart(folder, sound)
 
 
@@ -121,7 +130,10 @@ def _apart(folder: Path, series: Sequence[SeriesInfo]) -> list[LayerData]:
     layers: list[LayerData] = []
     for info in series:
         name = f"{folder.name} {info.modality} {info.handle}"
-        layers += volume_layers(read_volume(folder, series=info.handle), name)
+        for layer in _images(read_volume(folder, series=info.handle), name, folder):
+            # the Segment widget offers these to choose from
+            layer[1]["metadata"][KEY].update(series=info.handle, modality=info.modality)
+            layers.append(layer)
     for _, attributes, _ in layers[1:]:
         attributes["visible"] = False
     return layers

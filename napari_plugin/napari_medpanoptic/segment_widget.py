@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from napari.qt.threading import FunctionWorker, create_worker
 from napari.utils.notifications import show_error, show_warning
@@ -17,8 +18,9 @@ from medpanoptic.geometry import same_grid
 from medpanoptic.result import PanopticResult
 from napari_medpanoptic.inputs import Input, find_inputs
 from napari_medpanoptic.layers import result_layers
-from napari_medpanoptic.orientation import PLANES
-from napari_medpanoptic.view import arrange, go_to_largest, set_plane
+from napari_medpanoptic.legend import Legend
+from napari_medpanoptic.series_form import SeriesForm
+from napari_medpanoptic.view import arrange, go_to_largest
 
 DEVICES = ("auto", "cpu", "cuda")
 NOTICE = "Research use only. Not a medical device."
@@ -65,20 +67,21 @@ class SegmentWidget(QWidget):
         self.status.setWordWrap(True)
         notice = QLabel(NOTICE)
         notice.setWordWrap(True)
-        self.planes = [QPushButton(plane.capitalize()) for plane in PLANES]
-        for button, plane in zip(self.planes, PLANES, strict=True):
-            button.clicked.connect(lambda checked=False, plane=plane: set_plane(self.viewer, plane))
         form = QFormLayout()
         for text, box in (("Image", self.image_box), ("Model", self.model_box), ("Device", self.device_box)):
             # long study names must not widen the dock
             box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
             form.addRow(text, box)
+        self.series_form = SeriesForm()
+        self.image_box.currentIndexChanged.connect(self._offer_series)
         layout = QVBoxLayout(self)
         layout.addLayout(form)
+        layout.addWidget(self.series_form)
         layout.addLayout(_row(self.run_button, self.cancel_button))
         layout.addWidget(self.bar)
         layout.addWidget(self.status)
-        layout.addLayout(_row(*self.planes))
+        self.legend = Legend()
+        layout.addWidget(self.legend)
         layout.addStretch()
         layout.addWidget(notice)
         self._set_running(False)
@@ -93,12 +96,16 @@ class SegmentWidget(QWidget):
         """Offer the studies and images that the viewer holds now, keeping the choice if it is still there."""
         chosen = self.image_box.currentText()
         self.inputs = find_inputs(self.viewer.layers)
+        self.image_box.blockSignals(True)
         self.image_box.clear()
         self.image_box.addItems([i.title for i in self.inputs])
         self.image_box.setCurrentIndex(max(0, self.image_box.findText(chosen)))
-        for button in self.planes:
-            button.setEnabled(any(layer.ndim == 3 for layer in self.viewer.layers))
+        self.image_box.blockSignals(False)
+        self._offer_series(self.image_box.currentIndex())
         self._set_running(self.worker is not None)
+
+    def _offer_series(self, index: int) -> None:
+        self.series_form.offer(self.inputs[index].candidates if 0 <= index < len(self.inputs) else {})
 
     def run(self, checked: bool = False) -> None:
         """Start the chosen model on the chosen image."""
@@ -108,6 +115,7 @@ class SegmentWidget(QWidget):
         self.worker = create_worker(
             self._segment,
             chosen,
+            self.series_form.handles(),
             self.model_box.currentText(),
             self.device_box.currentText(),
             _start_thread=False,
@@ -120,7 +128,7 @@ class SegmentWidget(QWidget):
         self.status.setText("Loading the model")
         self.worker.start()
 
-    def _segment(self, chosen: Input, model: str, device: str) -> Outcome:
+    def _segment(self, chosen: Input, series: list[str], model: str, device: str) -> Outcome:
         from medpanoptic.segmenter import Segmenter
 
         # errors are returned, not raised: napari 0.9's own handler of a worker's errors fails on its argument;
@@ -128,7 +136,8 @@ class SegmentWidget(QWidget):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                return Outcome(Segmenter.load(model, device=device)(chosen.image, progress=self._report))
+                choice: dict[str, Any] = {"series": series} if series else {}
+                return Outcome(Segmenter.load(model, device=device)(chosen.image, progress=self._report, **choice))
         except Exception as error:
             return Outcome(error=error)
 
@@ -163,7 +172,8 @@ class SegmentWidget(QWidget):
     def _show_result(self, chosen: Input, result: PanopticResult) -> None:
         same = same_grid(chosen.volume.affine, result.affine, chosen.volume.shape, result.ids.shape)
         for data, attributes, _ in result_layers(result, chosen.title, chosen.volume if same else None):
-            self.viewer.add_labels(data, **attributes)
+            layer = self.viewer.add_labels(data, **attributes)
+        self.legend.show_results([layer])
         go_to_largest(self.viewer, result)
         things = len(result.things)
         self.status.setText(f"{things} {'thing' if things == 1 else 'things'} found")

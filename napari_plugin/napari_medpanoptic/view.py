@@ -2,47 +2,70 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from medpanoptic.result import PanopticResult
+from medpanoptic.geometry import Affine
+from medpanoptic.result import Box, PanopticResult
+from napari_medpanoptic.display import bind_display_keys
+from napari_medpanoptic.in_step import aim
 from napari_medpanoptic.layers import KEY
-from napari_medpanoptic.orientation import AXIS_LETTERS, PLANES, DisplayOrder, display_order, display_placement
+from napari_medpanoptic.orientation import PLANES, DisplayOrder, direction_letters, display_order, display_placement
+from napari_medpanoptic.step import Point
+from napari_medpanoptic.windowing import drag_window
 
 _LETTER_PLACES = {"top": "top_center", "bottom": "bottom_center", "left": "middle_left", "right": "middle_right"}
 _PREFIX = "medpanoptic_"
 
 
 def arrange(viewer: Any) -> None:
-    """Switch the scale bar on, keep orientation letters at the canvas edges, dress our layers as they come.
+    """Dress a viewer: scale bar, orientation letters, our layers as they come, our keys, the right-drag for windows.
 
     Calling it again changes nothing.
     """
-    from napari.components.overlays import TextOverlay
-
-    overlays = viewer.canvas.overlays
-    overlays["scale_bar"].visible = True
-    if f"{_PREFIX}top" in overlays:
+    if not arrange_canvas(viewer):
         return
-    for edge, position in _LETTER_PLACES.items():
-        overlays[_PREFIX + edge] = TextOverlay(position=position, font_size=14, color="#ffd166")
-
-    def update(event: object = None) -> None:
-        _show_letters(viewer)
+    bind_display_keys(viewer)
 
     def dress(event: Any) -> None:
         _dress_labels(event.value)
         if len(viewer.layers) == 1:
             _show_acquired_plane(viewer, event.value)
 
-    for emitter in (viewer.dims.events.order, viewer.dims.events.ndisplay, viewer.dims.events.ndim):
-        emitter.connect(update)
     # last: after the viewer itself has taken the layer into its dimensions
     viewer.layers.events.inserted.connect(dress, position="last")
-    viewer.layers.events.inserted.connect(update)
-    viewer.layers.events.removed.connect(update)
+
+
+def arrange_canvas(model: Any) -> bool:
+    """Give one canvas its scale bar, orientation letters and the right-drag; tell whether it had none of them yet."""
+    from napari.components.overlays import TextOverlay
+
+    overlays = model.canvas.overlays
+    overlays["scale_bar"].visible = True
+    if f"{_PREFIX}top" in overlays:
+        return False
+    for edge, position in _LETTER_PLACES.items():
+        overlays[_PREFIX + edge] = TextOverlay(position=position, font_size=14, color="#ffd166")
+    model.mouse_drag_callbacks.append(drag_window)
+
+    def update(event: object = None) -> None:
+        _show_letters(model)
+
+    def follow(event: Any) -> None:
+        event.value.events.visible.connect(update)
+        update()
+
+    for emitter in (model.dims.events.order, model.dims.events.ndisplay, model.dims.events.ndim):
+        emitter.connect(update)
+    for layer in model.layers:
+        layer.events.visible.connect(update)
+    model.layers.events.inserted.connect(follow, position="last")
+    model.layers.events.removed.connect(update)
     update()
+    return True
 
 
 def _dress_labels(layer: Any) -> None:
@@ -71,21 +94,34 @@ def _show_acquired_plane(viewer: Any, layer: Any) -> None:
         set_plane(viewer, acquired_plane(order))
 
 
-def edge_letters(displayed: tuple[int, ...]) -> dict[str, str]:
-    """Return the letter at each canvas edge for the displayed (row, column) axes of a volume in display order."""
-    (top, bottom), (left, right) = (AXIS_LETTERS[axis] for axis in displayed)
-    return {"top": top, "bottom": bottom, "left": left, "right": right}
+def edge_letters(displayed: tuple[int, ...], directions: NDArray[np.float64]) -> dict[str, str]:
+    """Return the letters at each canvas edge.
+
+    displayed : the (row, column) axes. directions : (3, 3), column d is the LPS direction of display axis d.
+    """
+    down, right = (directions[:, axis] for axis in displayed)
+    edges = {"top": -down, "bottom": down, "left": -right, "right": right}
+    return {edge: direction_letters(direction) for edge, direction in edges.items()}
 
 
 def _show_letters(viewer: Any) -> None:
-    # letters only where every layer is a volume whose orientation we know, in a 2D view of it
-    known = [layer.metadata.get(KEY, {}).get("affine_lps") is not None and layer.ndim == 3 for layer in viewer.layers]
-    on = bool(known) and all(known) and viewer.dims.ndisplay == 2 and viewer.dims.ndim == 3
-    letters = edge_letters(viewer.dims.displayed) if on else dict.fromkeys(_LETTER_PLACES, "")
+    letters = _letters_now(viewer)
     for edge, text in letters.items():
         overlay = viewer.canvas.overlays[_PREFIX + edge]
         overlay.text = text
-        overlay.visible = on
+        overlay.visible = bool(text)
+
+
+def _letters_now(viewer: Any) -> dict[str, str]:
+    """Return the letters of the 2D view of volumes, empty where an orientation is unknown or layers disagree."""
+    blank = dict.fromkeys(_LETTER_PLACES, "")
+    metas = [layer.metadata.get(KEY, {}) for layer in viewer.layers]
+    known = all("affine_lps" in meta and layer.ndim == 3 for meta, layer in zip(metas, viewer.layers, strict=True))
+    if not metas or not known or viewer.dims.ndisplay != 2 or viewer.dims.ndim != 3:
+        return blank
+    shown = [m for m, layer in zip(metas, viewer.layers, strict=True) if layer.visible] or metas[:1]
+    letters = [edge_letters(viewer.dims.displayed, m["order"].directions(m["affine_lps"])) for m in shown]
+    return letters[0] if all(each == letters[0] for each in letters) else blank
 
 
 def set_plane(viewer: Any, plane: str) -> None:
@@ -95,6 +131,44 @@ def set_plane(viewer: Any, plane: str) -> None:
     viewer.dims.ndisplay = 2
     viewer.dims.order = PLANES[plane]
     viewer.reset_view()
+
+
+def show_point(viewer: Any, point: Point, size_mm: Sequence[float] | None = None) -> None:
+    """Jump: show a point in the middle of every canvas, with a box of ``size_mm`` filling a fifth of each.
+
+    point, size_mm : one value per axis of the viewer (mm, or pixels where the size is unknown); see ``box_in_viewer``.
+    """
+    if viewer.dims.ndim != len(point) or viewer.dims.ndisplay != 2:
+        return
+    sizes = (0.0,) * len(point) if size_mm is None else size_mm
+    dock = planes_dock(viewer)
+    if dock is None:
+        aim(viewer, point, sizes)
+    else:
+        dock.in_step.show_point(point, sizes)
+
+
+def planes_dock(viewer: Any) -> Any:
+    """Return the open Planes dock of a viewer, or None."""
+    if getattr(viewer, "window", None) is None:
+        return None
+    from napari_medpanoptic.planes import planes_of  # Qt: only where there is a window
+
+    return planes_of(viewer)
+
+
+def box_in_viewer(box: Box, affine: Affine, shape: tuple[int, ...]) -> tuple[Point, tuple[float, ...]]:
+    """Return centre and lengths, in viewer coordinates, of a box of native voxels ((start, stop) per axis)."""
+    order = display_order(affine, len(shape))
+    scale, translate = display_placement(affine, shape, order)
+    centre, size = [], []
+    for axis, flip, step, first in zip(order.axes, order.flips, scale, translate, strict=True):
+        start, stop = box[axis]
+        if flip:
+            start, stop = shape[axis] - stop, shape[axis] - start
+        centre.append(float((start + stop - 1) / 2 * step + first))
+        size.append(float((stop - start) * step))
+    return tuple(centre), tuple(size)
 
 
 def go_to_largest(viewer: Any, result: PanopticResult) -> None:

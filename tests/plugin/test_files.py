@@ -8,6 +8,7 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+from napari_medpanoptic.inputs import candidate_text, find_inputs
 from napari_medpanoptic.layers import KEY, result_layers, volume_layers
 from napari_medpanoptic.reader import get_reader
 from napari_medpanoptic.writer import case_folder, write
@@ -17,6 +18,8 @@ from medpanoptic.errors import MedpanopticError
 from medpanoptic.geometry import to_world
 from medpanoptic.io import read_result, read_volume, write_result
 from medpanoptic.samples import phantom, reference_path, sample_path
+from tests.builders import axial_affine, write_series
+from tests.builders import phantom as voxels
 
 
 @pytest.fixture
@@ -119,6 +122,26 @@ def test_the_tumour_of_the_sample_is_hot_where_the_annotators_drew_it(sample_lay
     suv = data[tuple(index.round().astype(int).T)]
     assert np.median(suv) > 3
     assert np.median(data) < 0.5
+
+
+def two_ct_series(tmp_path):
+    for name, shift in (("one", 0), ("two", 100)):
+        write_series(tmp_path / name, voxels() + shift, axial_affine(), series=name)
+    return tmp_path
+
+
+def test_two_series_of_one_modality_are_one_input_with_a_choice(tmp_path, model_viewer):
+    folder = two_ct_series(tmp_path)
+    for data, look, kind in get_reader(str(folder))(str(folder)):
+        getattr(model_viewer, f"add_{kind}")(data, **look)
+    assert [layer.visible for layer in model_viewer.layers] == [True, False]
+    (found,) = find_inputs(model_viewer.layers)
+    assert found.image == folder
+    assert list(found.candidates) == ["CT"]
+    for handle, volume in found.candidates["CT"].items():
+        assert np.array_equal(volume.array, read_volume(folder, series=handle).array)
+        assert any(handle in layer.name for layer in model_viewer.layers)
+        assert candidate_text(handle, volume).startswith(f"{handle}: 5 x 6 x 7 voxels of 2.5 x 1.5 x")
 
 
 def test_series_of_two_frames_of_reference_are_shown_apart(tmp_path):

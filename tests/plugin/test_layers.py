@@ -8,12 +8,12 @@ from napari_medpanoptic.layers import (
     HU_WINDOW,
     KEY,
     SUV_WINDOW,
-    percentile_window,
     result_layers,
     stuff_map,
     thing_map,
     volume_layers,
 )
+from napari_medpanoptic.windows import percentile_window
 
 from medpanoptic.classes import ClassInfo, ClassTable, Code
 from medpanoptic.geometry import spatial_affine

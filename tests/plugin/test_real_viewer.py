@@ -14,10 +14,12 @@ from scipy import ndimage
 
 from medpanoptic.errors import ModelError
 from medpanoptic.geometry import to_index
-from medpanoptic.io import read_result, write_result
+from medpanoptic.io import read_result, read_volume, write_result
 from medpanoptic.result import PanopticResult, Provenance, Segment
 from medpanoptic.samples import PHANTOM_CLASSES, phantom
 from medpanoptic.volume import Channel, Volume
+from tests.builders import axial_affine, write_series
+from tests.builders import phantom as voxels
 
 # (rows, columns) of the screen in LPS, and the viewer's mm along them, for the planes of a volume
 SCREEN = {"axial": (1, 2), "coronal": (0, 2), "sagittal": (0, 1)}
@@ -105,8 +107,10 @@ def fake_model(monkeypatch):
             control.device = device
             return cls()
 
-        def __call__(self, image, progress=None):
-            control.image = image
+        def __call__(self, image, progress=None, series=None):
+            control.image, control.series = image, series
+            if series is not None:
+                image = read_volume(image, series=series[0])
             control.started.set()
             if control.mode == "error":
                 raise ModelError("MODEL-HASH", "the weights are not those of the bundle")
@@ -156,6 +160,20 @@ def test_run_adds_the_result(real_viewer, dock, fake_model, qtbot):
     assert np.array_equal(things.data > 0, (truth.ids > 1)[::-1])
     assert "1 thing found" in dock.status.text()
     assert dock.run_button.isEnabled()
+
+
+def test_a_person_chooses_between_two_series(real_viewer, dock, fake_model, qtbot, tmp_path):
+    for name in ("one", "two"):
+        write_series(tmp_path / name, voxels(), axial_affine(), series=name)
+    real_viewer.open(str(tmp_path), plugin="medpanoptic")
+    (box,) = dock.series_form.boxes
+    assert box.isVisible()
+    box.setCurrentIndex(1)
+    dock.run_button.click()
+    qtbot.waitUntil(lambda: dock.worker is None, timeout=20000)
+    assert fake_model.image == tmp_path
+    assert fake_model.series == [box.itemData(1)]
+    assert "things found" in dock.status.text() or "thing found" in dock.status.text()
 
 
 def test_cancel_stops_and_adds_nothing(real_viewer, dock, fake_model, qtbot):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from napari_medpanoptic.inputs import find_inputs
 from napari_medpanoptic.layers import result_layers, volume_layers
-from napari_medpanoptic.orientation import PLANES
-from napari_medpanoptic.view import arrange, edge_letters, go_to_largest, set_plane
+from napari_medpanoptic.orientation import DISPLAY_DIRECTIONS, PLANES, display_order
+from napari_medpanoptic.view import arrange, box_in_viewer, edge_letters, go_to_largest, set_plane, show_point
 
 from medpanoptic.geometry import to_world
 from medpanoptic.samples import phantom
@@ -23,9 +23,59 @@ def letters(viewer):
 
 
 def test_letters_follow_the_radiologists_convention():
-    assert edge_letters((1, 2)) == {"top": "A", "bottom": "P", "left": "R", "right": "L"}  # axial
-    assert edge_letters((0, 2)) == {"top": "H", "bottom": "F", "left": "R", "right": "L"}  # coronal
-    assert edge_letters((0, 1)) == {"top": "H", "bottom": "F", "left": "A", "right": "P"}  # sagittal
+    straight = DISPLAY_DIRECTIONS.T
+    assert edge_letters((1, 2), straight) == {"top": "A", "bottom": "P", "left": "R", "right": "L"}  # axial
+    assert edge_letters((0, 2), straight) == {"top": "H", "bottom": "F", "left": "R", "right": "L"}  # coronal
+    assert edge_letters((0, 1), straight) == {"top": "H", "bottom": "F", "left": "A", "right": "P"}  # sagittal
+
+
+@pytest.mark.parametrize(("degrees", "bottom"), [(0, "P"), (8, "P"), (30, "PF"), (-30, "PH"), (60, "FP")])
+def test_letters_of_an_oblique_series_name_both_axes_nearest_first(model_viewer, degrees, bottom):
+    """An axial stack tilted about the left-right axis: its rows run to posterior and to the feet or the head."""
+    turn = np.deg2rad(degrees)
+    affine = np.eye(4)
+    affine[:3, :3] = np.column_stack(  # slice, row, column
+        [(0, np.sin(turn), np.cos(turn)), (0, np.cos(turn), -np.sin(turn)), (1, 0, 0)]
+    ) * (3, 1, 1)
+    arrange(model_viewer)
+    volume = Volume(np.zeros((1, 6, 20, 20), np.float32), affine, (Channel("mr", "MR"),))
+    show(model_viewer, volume_layers(volume))
+    model_viewer.dims.order = next(o for o in PLANES.values() if o[0] == display_order(affine, 3).axes.index(0))
+    shown = letters(model_viewer)
+    if degrees < 45:
+        assert shown["bottom"] == bottom
+        assert (shown["left"], shown["right"]) == ("R", "L")
+    else:  # nearer to a coronal: its rows run to the feet first
+        assert shown["bottom"] == bottom
+
+
+def test_no_letters_where_the_visible_layers_disagree(model_viewer):
+    arrange(model_viewer)
+    straight, tilted = np.diag([3.0, 1, 1, 1])[[2, 1, 0, 3]], np.eye(4)
+    tilted[:3, :3] = np.column_stack([(0, 0.5, 0.866), (0, 0.866, -0.5), (1, 0, 0)])
+    for affine in (straight, tilted):
+        show(model_viewer, volume_layers(Volume(np.zeros((1, 4, 5, 6), np.float32), affine, (Channel("mr", "MR"),))))
+    assert set(letters(model_viewer).values()) == {""}
+    model_viewer.layers[1].visible = False
+    assert letters(model_viewer)["bottom"] == "P"
+
+
+def test_a_jump_centres_the_box_and_fills_a_fifth_of_the_canvas(model_viewer):
+    arrange(model_viewer)
+    volume, truth = phantom(3, shape=(30, 40, 50), spacing=(3, 1, 2))
+    show(model_viewer, [*volume_layers(volume), *result_layers(truth)])
+    lesion = truth.things[0].id
+    point, size = box_in_viewer(truth.boxes[lesion], truth.affine, truth.ids.shape)
+    show_point(model_viewer, point, size)
+    things = model_viewer.layers["things"]
+    corners = np.argwhere(things.data == lesion)
+    scale, translate = things.scale, things.translate
+    np.testing.assert_allclose(point, (corners.min(0) + corners.max(0)) / 2 * scale + translate)
+    np.testing.assert_allclose(size, np.ptp(corners, axis=0) * scale + scale)
+    np.testing.assert_allclose(model_viewer.dims.point, point)
+    np.testing.assert_allclose(model_viewer.scene.camera.center[-2:], point[1:])
+    wanted = max(*size[1:], 60 / 5) * 5
+    np.testing.assert_allclose(model_viewer.scene.camera.zoom, min(model_viewer.canvas.size) / wanted)
 
 
 def test_the_viewer_is_dressed_once_and_follows_the_plane(model_viewer):
@@ -35,9 +85,10 @@ def test_the_viewer_is_dressed_once_and_follows_the_plane(model_viewer):
     assert set(letters(model_viewer).values()) == {""}
     volume, truth = phantom(3, shape=(8, 10, 12), spacing=(3, 1, 1))
     show(model_viewer, [*volume_layers(volume), *result_layers(truth)])
-    assert letters(model_viewer) == edge_letters((1, 2))
+    straight = DISPLAY_DIRECTIONS.T
+    assert letters(model_viewer) == edge_letters((1, 2), straight)
     set_plane(model_viewer, "coronal")
-    assert letters(model_viewer) == edge_letters((0, 2))
+    assert letters(model_viewer) == edge_letters((0, 2), straight)
     model_viewer.dims.ndisplay = 3
     assert set(letters(model_viewer).values()) == {""}
 

@@ -1,0 +1,142 @@
+"""Several viewer models that show one point in space: same crosshair, panned and zoomed together. No Qt.
+
+Click, or move with Shift held, and the crosshair follows in all of them; the wheel scrolls slices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+from napari_medpanoptic.step import Point, is_in_view, jump_zoom, moved, stepped
+
+_CLICK_PIXELS = 4  # a press that moves less is a click, not a drag
+
+
+class InStep:
+    """Links ViewerModels that hold the same layers in other planes; 2D images and the 3D view are left alone."""
+
+    def __init__(self, models: Sequence[Any]) -> None:
+        self.models = list(models)
+        self.wheel_scrolls = True
+        self._busy = False
+        self._zooms = {id(model): model.scene.camera.zoom for model in self.models}
+        self._links: list[tuple[Any, Callable]] = []
+        for model in self.models:
+            camera = model.scene.camera
+            self._links += [
+                (model.dims.events.point, partial(self._on_point, model)),
+                (camera.events.center, partial(self._on_center, model)),
+                (camera.events.zoom, partial(self._on_zoom, model)),
+            ]
+            model.mouse_drag_callbacks.append(self._on_drag)
+            model.mouse_move_callbacks.append(self._on_move)
+            model.mouse_wheel_callbacks.append(self._on_wheel)
+        for emitter, callback in self._links:
+            emitter.connect(callback, position="last")
+
+    def close(self) -> None:
+        """Undo every link."""
+        for emitter, callback in self._links:
+            emitter.disconnect(callback)
+        self._links.clear()
+        for model in self.models:
+            for callbacks, own in (
+                (model.mouse_drag_callbacks, self._on_drag),
+                (model.mouse_move_callbacks, self._on_move),
+                (model.mouse_wheel_callbacks, self._on_wheel),
+            ):
+                if own in callbacks:
+                    callbacks.remove(own)
+
+    def alone(self, action: Callable[[], Any]) -> None:
+        """Do something to one model that the others shall not follow."""
+        busy, self._busy = self._busy, True
+        try:
+            action()
+        finally:
+            self._busy = busy
+
+    def show_point(self, point: Point, size_mm: Sequence[float]) -> None:
+        """Put a point in the middle of every canvas, each zoomed to a box of ``size_mm`` (one per axis)."""
+        for model in self.models:
+            self.alone(partial(aim, model, point, size_mm))
+
+    def _others(self, source: Any) -> list[Any]:
+        return [m for m in self.models if m is not source and m.dims.ndim == 3 and m.dims.ndisplay == 2]
+
+    def _on_point(self, source: Any, event: Any = None) -> None:
+        if not self._busy and source.dims.ndim == 3:
+            for model in self._others(source):
+                self.alone(partial(self._follow, model, source.dims.point))
+
+    def _follow(self, model: Any, point: Point) -> None:
+        model.dims.point = point
+        camera, shown = model.scene.camera, model.dims.displayed
+        if not is_in_view(point, shown, camera.center[-2:], camera.zoom, model.canvas.size):
+            camera.center = tuple(point[axis] for axis in shown)
+
+    def _on_center(self, source: Any, event: Any = None) -> None:
+        """Pan together: an axis that two canvases share has one centre."""
+        if self._busy or source.dims.ndim != 3 or source.dims.ndisplay != 2:
+            return
+        center = dict(zip(source.dims.displayed, source.scene.camera.center[-2:], strict=True))
+        for model in self._others(source):
+            own = zip(model.dims.displayed, model.scene.camera.center[-2:], strict=True)
+            new = tuple(center.get(axis, value) for axis, value in own)
+            self.alone(partial(setattr, model.scene.camera, "center", new))
+
+    def _on_zoom(self, source: Any, event: Any = None) -> None:
+        """Zoom together by one factor: canvases differ in size, so not to one zoom."""
+        before, now = self._zooms[id(source)], source.scene.camera.zoom
+        self._zooms[id(source)] = now
+        if self._busy or source.dims.ndim != 3 or source.dims.ndisplay != 2:
+            return
+        for model in self._others(source):
+            camera = model.scene.camera
+            self.alone(partial(setattr, camera, "zoom", camera.zoom * now / before))
+
+    def _on_drag(self, model: Any, event: Any) -> Iterator[None]:
+        """Take a left click without a drag as the new place of the crosshair."""
+        if event.button != 1 or event.modifiers or not _may_point(model):
+            return
+        start = event.pos
+        yield
+        while event.type == "mouse_move":
+            if max(abs(a - b) for a, b in zip(event.pos, start, strict=True)) > _CLICK_PIXELS:
+                return
+            yield
+        _point_at(model, event)
+
+    def _on_move(self, model: Any, event: Any) -> None:
+        if "Shift" in event.modifiers and not event.is_dragging:
+            _point_at(model, event)
+
+    def _on_wheel(self, model: Any, event: Any) -> None:
+        if not self.wheel_scrolls or event.modifiers or model.dims.ndim != 3 or model.dims.ndisplay != 2:
+            return
+        axis = model.dims.order[0]
+        steps = -1 if event.delta[1] > 0 else 1
+        model.dims.point = stepped(model.dims.point, axis, steps, model.dims.range[axis])
+        event.handled = True  # else the camera zooms as well
+
+
+def aim(model: Any, point: Point, size_mm: Sequence[float]) -> None:
+    """Move a viewer model's slices to a point, centre it there, and zoom to a box of ``size_mm`` (one per axis)."""
+    shown = model.dims.displayed
+    model.dims.set_point(tuple(range(model.dims.ndim)), point)
+    model.scene.camera.center = tuple(point[axis] for axis in shown)
+    model.scene.camera.zoom = jump_zoom([size_mm[axis] for axis in shown], model.canvas.size)
+
+
+def _point_at(model: Any, event: Any) -> None:
+    shown = event.dims_displayed
+    if len(shown) == 2 and model.dims.ndim == 3:
+        model.dims.point = moved(model.dims.point, shown, [event.position[axis] for axis in shown])
+
+
+def _may_point(model: Any) -> bool:
+    """Tell whether a click is free: in napari's other modes it paints, picks or selects."""
+    active = model.layers.selection.active
+    return model.dims.ndim == 3 and model.dims.ndisplay == 2 and (active is None or str(active.mode) == "pan_zoom")

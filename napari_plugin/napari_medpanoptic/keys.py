@@ -1,0 +1,50 @@
+"""Our keys: what each does, and how it is bound. No Qt.
+
+napari ignores keys in a manifest, so they are bound on the viewer in code. A layer's own keys come before the
+viewer's: with a Shapes or Points layer active, napari's drawing keys keep their meaning. None of ours is a key of
+napari's viewer, Image or Labels (a test compares); that is why the presets need Ctrl: the bare digits are brushes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key in napari's notation, the name of its action, and what it does in a few words."""
+
+    key: str
+    action: str
+    text: str
+
+    @property
+    def shown(self) -> str:
+        """The key as a person reads it."""
+        return self.key.replace("Control", "Ctrl").replace("-", "+")
+
+
+DISPLAY_KEYS = (
+    *(Key(f"Control-{i}", f"preset {i}", f"window preset {i}") for i in range(1, 10)),
+    Key("W", "pet", "PET over CT, or not"),
+    Key("T", "things", "things shown or hidden"),
+    Key("G", "stuff", "stuff (tissue) shown or hidden"),
+    Key("K", "crosshair", "crosshair on or off"),
+    Key("F1", "help", "this list"),
+)
+
+
+def bind(viewer: Any, keys: tuple[Key, ...], actions: dict[str, Callable[[], Any]]) -> None:
+    """Bind each key to its action on a viewer. Binding again replaces what was there."""
+    for key in keys:
+        viewer.bind_key(key.key, _ignoring_viewer(actions[key.action]), overwrite=True)
+
+
+def _ignoring_viewer(action: Callable[[], Any]) -> Callable[[Any], None]:
+    # napari binds the function to the canvas's model as a method; ours know their viewer
+    def pressed(viewer: Any) -> None:
+        action()
+
+    return pressed
