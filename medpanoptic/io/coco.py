@@ -15,6 +15,7 @@ from scipy import ndimage
 
 from medpanoptic.classes import ClassInfo
 from medpanoptic.errors import WriteError
+from medpanoptic.io.key_images import without_rejected
 from medpanoptic.io.result_files import write_json
 from medpanoptic.result import PanopticResult, Segment
 from medpanoptic.volume import Volume
@@ -37,11 +38,13 @@ def write_coco(result: PanopticResult, folder: Path, volume: Volume | None = Non
     """Write coco_panoptic.json and coco_panoptic/image.png, or slice_0000.png ... for volumes.
 
     This is the layout that panopticapi takes without a further argument: ``pq_compute(truth_json, predicted_json)``.
-    Beside what the format asks for, categories hold colour and codes, and segments their score.
+    Beside what the format asks for, categories hold colour and codes, and segments their score. Rejected things are
+    void: the format could not say that they are rejected.
     Raises WriteError (FORMAT-ID-RANGE) if an id does not fit into three bytes.
     """
     if result.segments and max(s.id for s in result.segments) > MAX_ID:
         raise WriteError("FORMAT-ID-RANGE", f"COCO panoptic holds ids up to {MAX_ID}; number the segments from 1 again")
+    result = without_rejected(result)
     planes = result.ids if result.ndim == 3 else result.ids[None]
     names = ["image.png"] if result.ndim == 2 else [f"slice_{k:04d}.png" for k in range(len(planes))]
     pictures = folder / Path(TABLE).stem

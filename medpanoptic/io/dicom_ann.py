@@ -17,6 +17,7 @@ from medpanoptic.io.dicom_slide import SLIDE_CLASS
 from medpanoptic.io.dicom_source import dicom_source, odd_patients, put_patient, read_headers, without_values
 from medpanoptic.io.dicom_sr_groups import CERTAINTY, PERCENT
 from medpanoptic.io.dicom_tiles import slide_affine
+from medpanoptic.io.key_images import without_rejected
 from medpanoptic.io.outline import outlines, signed_area
 from medpanoptic.measure import is_calibrated
 from medpanoptic.result import PanopticResult, Segment
@@ -35,19 +36,20 @@ def write_dicom_ann(result: PanopticResult, folder: Path, volume: Volume | None 
 
     Coordinates are 2D, (column, row) in pixels of that level, (0, 0) the top left corner of its first pixel, along
     pixel edges. Each polygon has its area in um2 and, as "Certainty of Finding" in percent, its score. A thing of
-    several parts has its largest, and holes are filled: a polygon can hold neither. Without any thing there is no file:
-    an annotation object must hold one.
+    several parts has its largest, and holes are filled: a polygon can hold neither. Rejected things are left out.
+    Without any thing there is no file: an annotation object must hold one.
     Raises WriteError: FORMAT-NEEDS-DICOM, FORMAT-NEEDS-SLIDE (the source is no whole slide image), DICOM-SOURCE,
     DICOM-GEOMETRY (the result is not on the grid of that level).
     """
     source = dicom_source(result, volume, "dicom-ann")
     header = read_headers(source)[0]
     _check_slide(header, result)
-    if not result.things:
+    shown = without_rejected(result)
+    if not shown.things:
         return []
     path = folder / "ann.dcm"
     with without_values("DICOM annotation"):
-        make_annotations(result, header, identify(result, source)).save_as(path)
+        make_annotations(shown, header, identify(result, source)).save_as(path)
     return [path]
 
 

@@ -26,6 +26,7 @@ HOLDABLE: Mapping[str, str] = {
     "scores": "scores",
     "origin": "origin of segments (edited, added)",
     "verdicts": "verdicts of the review",
+    "rejected": "rejected things",
     "tracking": "tracking UIDs",
     "stuff": "stuff segments",
     "under": "stuff under the things",
@@ -69,7 +70,7 @@ class Format(NamedTuple):
 
 _MAPS = ("panoptic.nii.gz", "panoptic.tif", "stuff.nii.gz", "stuff.tif")
 _CSV = EVERYTHING - {"map", "codes", "colors", "unused", "under", "dropped", "affine", "spacing"}
-_SEG = EVERYTHING - {"unused", "under", "dropped", "parameters"}
+_SEG = EVERYTHING - {"rejected", "unused", "under", "dropped", "parameters"}
 _SEG_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 _GEOJSON = frozenset({"map", "ids", "classes", "colors", "scores", "origin", "verdicts", "tracking", "stuff"})
 FORMATS: Mapping[str, Format] = {
@@ -86,7 +87,7 @@ FORMATS: Mapping[str, Format] = {
         "result_files:write_maps",
         (2, 3),
         (*_MAPS, "dropped.bin"),
-        frozenset({"map", "ids", "stuff", "under", "affine", "spacing"}),
+        frozenset({"map", "ids", "rejected", "stuff", "under", "affine", "spacing"}),
     ),
     "csv": Format(
         "one row per segment",
@@ -158,7 +159,7 @@ FORMATS: Mapping[str, Format] = {
         "rtstruct:write_rtstruct",
         (3,),
         ("rtstruct.dcm",),
-        EVERYTHING - {"verdicts", "unused", "under", "dropped", "parameters"},
+        EVERYTHING - {"verdicts", "rejected", "unused", "under", "dropped", "parameters"},
         reader="rtstruct_read:read_rtstruct",
         sop_classes=("1.2.840.10008.5.1.4.1.1.481.3",),
     ),

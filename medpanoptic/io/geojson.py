@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from medpanoptic.identity import Identity, identify
 from medpanoptic.io.dicom_common import segment_label
+from medpanoptic.io.key_images import without_rejected
 from medpanoptic.io.outline import Part, outlines
 from medpanoptic.io.result_files import is_calibrated
 from medpanoptic.result import PanopticResult, Segment
@@ -29,7 +30,8 @@ def write_annotations(result: PanopticResult, folder: Path, volume: Volume | Non
     """Write annotations.geojson: things as annotations, whose shape and class a person can edit in QuPath.
 
     Coordinates are (x, y) in pixels of the slide's finest level, (0, 0) the top left corner of the first pixel; they
-    run along pixel edges, so that filling them gives the id map back. Stuff is there as locked annotations.
+    run along pixel edges, so that filling them gives the id map back. Stuff is there as locked annotations. Rejected
+    things are left out: QuPath would count them.
     """
     return [_write(result, folder / "annotations.geojson", "annotation", volume)]
 
@@ -45,6 +47,7 @@ def write_detections(result: PanopticResult, folder: Path, volume: Volume | None
 def _write(result: PanopticResult, path: Path, kind: str, volume: Volume | None) -> Path:
     source = result.source if result.source.sop_uids or volume is None else volume.source
     identity = identify(result, source)
+    result = without_rejected(result)
     with path.open("w", encoding="utf-8", newline="\n") as file:
         file.write('{"type": "FeatureCollection", "features": [')
         for number, feature in enumerate(_features(result, kind, source.downsample, identity)):

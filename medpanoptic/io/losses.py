@@ -33,6 +33,7 @@ def _present(result: PanopticResult) -> set[str]:
         "scores": any(s.score != 1.0 for s in result.segments),
         "origin": any(s.origin != "predicted" for s in result.segments),
         "verdicts": any(s.verdict != "unread" for s in result.segments),
+        "rejected": any(s.verdict == "rejected" for s in result.things),
         "tracking": any(s.tracking_uid for s in result.segments),
         "stuff": len(result.segments) > len(result.things),
         "under": result.stuff is not None,
