@@ -6,6 +6,7 @@ from medpanoptic.io.formats import FORMATS
 from medpanoptic.io.labels import read_labels
 from medpanoptic.io.losses import losses
 from medpanoptic.io.read import find_series, read_study, read_volume
+from medpanoptic.io.report import inspect
 from medpanoptic.io.result_reader import read_result
 from medpanoptic.io.write import Conversion, convert, write_result
 
@@ -14,6 +15,7 @@ __all__ = [
     "Conversion",
     "convert",
     "find_series",
+    "inspect",
     "losses",
     "read_labels",
     "read_result",
