@@ -46,7 +46,7 @@ def equipment(result: PanopticResult) -> dict[str, str]:
 
 
 def contributing_equipment(result: PanopticResult) -> list[ContributingEquipment]:
-    """Return the model as equipment that contributed: name, version and the whole SHA-256 of its weights.
+    """Return the model as equipment that contributed: name, version, SHA-256 of its weights, and when, if that is kept.
 
     Empty for a result that no model made.
     """
@@ -63,6 +63,7 @@ def contributing_equipment(result: PanopticResult) -> list[ContributingEquipment
             manufacturer_model_name=made.bundle[:_TEXT],
             software_versions=[made.bundle_version or "unknown", f"{NAME} {made.medpanoptic_version}".strip()],
             device_serial_number=made.weights_sha256 or None,
+            contribution_datetime=datetime.datetime.fromisoformat(made.created) if made.created else None,
             contribution_description="Model; the serial number is the SHA-256 of its weights",
         )
     ]

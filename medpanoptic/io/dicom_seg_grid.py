@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 _PLACE_TOLERANCE = 0.1  # voxels between a frame's own position and the grid of the image
+_SLACK_MM = 0.02  # as for the slices of a series
+_FEW_GAPS = 3  # so many gaps may all be even by chance
 _SINGLE = "a single slice: its depth is SpacingBetweenSlices or SliceThickness"
 _WRONG_STEP = "SpacingBetweenSlices does not agree with the positions of the frames and was not used"
 
@@ -172,9 +174,14 @@ def _step(
 
 
 def _fit(gaps: NDArray[np.float64], step: float) -> float | None:
-    """Return the step that fits best if every gap is a whole number of steps, within 1 % or 0.02 mm; else None."""
+    """Return the step that fits best if every gap is a whole number of steps, within 1 % or 0.02 mm; else None.
+
+    A step that is hardly more than the tolerance fits everything; one that every gap is a multiple of is too short.
+    """
     counts = np.rint(gaps / step)
-    if counts.min() < 1 or np.abs(gaps - counts * step).max() > max(0.01 * step, 0.02):
+    if step < 4 * _SLACK_MM or counts.min() < 1 or np.abs(gaps - counts * step).max() > max(0.01 * step, _SLACK_MM):
+        return None
+    if len(gaps) > _FEW_GAPS and np.gcd.reduce(counts.astype(np.int64)) > 1:
         return None
     fitted = float(gaps.sum() / counts.sum())
     return fitted if np.abs(np.cumsum(gaps) - np.cumsum(counts) * fitted).max() <= 0.1 * fitted else None

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 
 from medpanoptic.classes import ClassTable
-from medpanoptic.errors import GeometryError, ReadError
+from medpanoptic.errors import GeometryError, MedpanopticError, ReadError
 from medpanoptic.io.dicom_files import quiet_pydicom, read_dataset
 from medpanoptic.io.dicom_seg_grid import frame_grid, view_on
 from medpanoptic.io.dicom_seg_paint import Overlap, Painter
@@ -41,23 +41,39 @@ def read_dicom_seg(
     Raises ReadError: DICOM-UNREADABLE, RESULT-UNKNOWN (not a SEG), SEG-DAMAGED, SEG-SLIDE, SEG-FRACTIONAL, SEG-OVERLAP,
     PIXELS-UNREADABLE, READ-TOO-LARGE; GeometryError: MIX-FRAME, SEG-GRID and those of ``frame_grid``.
     """
-    name = path.name
-    dataset = read_dataset(path, name)
-    with quiet_pydicom():
-        _check_kind(dataset, name, threshold)
-        table = read_table(dataset, name, classes)
-        grid = frame_grid(dataset, name, None if image is None else _checked(image, dataset, name).affine)
-        ids = np.zeros(grid.shape if image is None else image.shape, np.int32)
-        affine = grid.affine if image is None else image.affine
-        painter = Painter(ids, lambda array: view_on(array, affine, grid, name), table, overlap, name)
-        slices, frames = grid.slices.tolist(), _frames(dataset, name)
-        if _is_labelmap(dataset):
-            painter.paint_labelmap(slices, frames)
-        else:
-            cut = 1.0 if threshold is None else threshold * float(dataset.get("MaximumFractionalValue") or 1)
-            painter.paint_segments(slices, _segment_numbers(dataset, name), frames, cut)
-        source = image.source if image is not None and image.source.sop_uids else _source(dataset)
-        made = read_provenance(dataset, [*grid.notes, *table.notes, *painter.notes()])
+    kind = ""
+    try:
+        with quiet_pydicom():
+            return _read(read_dataset(path, path.name), path.name, image, classes, overlap, threshold)
+    except (MedpanopticError, MemoryError):
+        raise
+    except Exception as error:  # pydicom raises nearly any type on a damaged file, and its texts quote values
+        kind = type(error).__name__
+    raise ReadError("SEG-DAMAGED", f"{path.name}: an attribute of the segmentation is missing or garbled ({kind})")
+
+
+def _read(
+    dataset: Dataset,
+    name: str,
+    image: Volume | None,
+    classes: ClassTable | None,
+    overlap: Overlap,
+    threshold: float | None,
+) -> PanopticResult:
+    _check_kind(dataset, name, threshold)
+    table = read_table(dataset, name, classes)
+    grid = frame_grid(dataset, name, None if image is None else _checked(image, dataset, name).affine)
+    ids = np.zeros(grid.shape if image is None else image.shape, np.int32)
+    affine = grid.affine if image is None else image.affine
+    painter = Painter(ids, lambda array: view_on(array, affine, grid, name), table, overlap, name)
+    slices, frames = grid.slices.tolist(), _frames(dataset, name)
+    if _is_labelmap(dataset):
+        painter.paint_labelmap(slices, frames)
+    else:
+        cut = 1.0 if threshold is None else threshold * float(dataset.get("MaximumFractionalValue") or 1)
+        painter.paint_segments(slices, _segment_numbers(dataset, name), frames, cut)
+    source = image.source if image is not None and image.source.sop_uids else _source(dataset)
+    made = read_provenance(dataset, [*grid.notes, *table.notes, *painter.notes()])
     return PanopticResult(ids, painter.segments(), table.classes, affine, source, made, painter.stuff_map())
 
 
@@ -101,13 +117,13 @@ def _segment_numbers(dataset: Dataset, name: str) -> list[int]:
 
 def _frames(dataset: Dataset, name: str) -> Iterator[NDArray]:
     """Yield the frames as (row, column), decoded one by one."""
-    from pydicom.pixels import iter_pixels
-
     wanted, count, kind = len(dataset.PerFrameFunctionalGroupsSequence), 0, ""
     if dataset.get("NumberOfFrames") != wanted:
         raise ReadError("SEG-DAMAGED", f"{name}: NumberOfFrames and the list of frames differ")
+    syntax = dataset.file_meta.TransferSyntaxUID
+    is_packed = dataset.get("BitsAllocated") == 1 and not syntax.is_encapsulated and syntax.is_little_endian
     try:
-        for frame in iter_pixels(dataset, raw=True):
+        for frame in _unpacked(dataset, wanted) if is_packed else _decoded(dataset):
             if frame.shape != (dataset.Rows, dataset.Columns):
                 break
             yield frame
@@ -116,6 +132,25 @@ def _frames(dataset: Dataset, name: str) -> Iterator[NDArray]:
         kind = type(error).__name__
     if kind or count != wanted:
         raise ReadError("PIXELS-UNREADABLE", f"{name}: frame {count + 1} of {wanted} is truncated or damaged ({kind})")
+
+
+def _decoded(dataset: Dataset) -> Iterator[NDArray]:
+    from pydicom.pixels import iter_pixels
+
+    return iter_pixels(dataset, raw=True)
+
+
+def _unpacked(dataset: Dataset, count: int) -> Iterator[NDArray]:
+    """Yield frames of bits, which pydicom reads one by one only where they begin at a byte.
+
+    Source: DICOM PS3.5 8.1.1: first pixel in the lowest bit, frames end to end without padding.
+    """
+    size, data = int(dataset.Rows) * int(dataset.Columns), np.frombuffer(dataset.PixelData, np.uint8)
+    if len(data) * 8 < size * count:
+        raise ValueError("too few bytes")
+    for start in range(0, size * count, size):
+        bits = np.unpackbits(data[start // 8 : -(-(start + size) // 8)], bitorder="little")
+        yield bits[start % 8 : start % 8 + size].reshape(dataset.Rows, dataset.Columns)
 
 
 def _source(dataset: Dataset) -> Source:
