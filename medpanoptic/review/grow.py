@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+import cc3d
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -21,6 +22,7 @@ PET_PART = 0.41
 # of the probability at its peak; 0.5 is where a network says "more likely than not"
 PROBABILITY_PART = 0.5
 _STEPS = 24  # thresholds that are tried in CT and MR
+_SEARCHED = 60_000  # voxels that the search for a threshold looks at
 _LOCAL_MM = 4.0  # around the click: where its peak and its grey values are looked for
 
 
@@ -126,33 +128,34 @@ def grow_image(
     and around it. Arguments and errors as in ``grow_pet``.
     """
     values = ndimage.gaussian_filter(image.astype(np.float32), 0.6)
-    near = _near(values.shape, seed, spacing, _LOCAL_MM / 2) & free
-    level = float(np.median(values[near]))
-    away = np.abs(values - level)
-    widest = float(np.percentile(away[free], 95))
-    regions = [_piece_at(free & (away <= width), tuple(seed)) for width in np.linspace(0, widest, _STEPS + 1)[1:]]
-    sizes = np.array([int(r.sum()) for r in regions])
-    closed = [i for i, r in enumerate(regions) if sizes[i] > 1 and not _touches_border(r, free)]
-    closed = [i for i in closed if i + 1 < len(regions)]
+    # the search works on every n-th voxel, with the click among them: the rim is found on all of them after
+    step = max(1, round((values.size / _SEARCHED) ** (1 / values.ndim)))
+    thin = tuple(slice(s % step, None, step) for s in seed)
+    coarse, open_coarse, at = values[thin], free[thin], tuple(s // step for s in seed)
+    near = _near(coarse.shape, at, [s * step for s in spacing], _LOCAL_MM / 2) & open_coarse
+    away = np.abs(coarse - float(np.median(coarse[near])))
+    widths = np.linspace(0, float(np.percentile(away[open_coarse], 95)), _STEPS + 1)[1:]
+    regions = [_piece_at(open_coarse & (away <= width), at) for width in widths]
+    sizes = [int(r.sum()) for r in regions]
+    closed = [i for i, r in enumerate(regions[:-1]) if sizes[i] > 1 and not _touches_border(r, open_coarse)]
     if not closed:
         raise ReviewError("REVIEW-GROW", "the grey values at the click run on into the surroundings; draw the lesion")
-    growth = {i: (sizes[i + 1] - sizes[i]) / sizes[i] for i in closed}
     # of equally stable ones the widest: noise no longer leaves holes in it
-    best = max(closed, key=lambda i: (-round(growth[i], 2), i))
-    return _checked(ndimage.binary_fill_holes(_half_way(values, regions[best], tuple(seed), free)) & free, free)
+    best = max(closed, key=lambda i: (-round((sizes[i + 1] - sizes[i]) / sizes[i], 2), i))
+    level, sign = _half_way(coarse, regions[best], open_coarse)
+    found = _piece_at(free & (sign * (values - level) >= 0), tuple(seed))
+    if _touches_border(found, free):
+        raise ReviewError("REVIEW-GROW", "the lesion at the click has no clear rim; draw it instead")
+    return _checked(ndimage.binary_fill_holes(found) & free, free)
 
 
-def _half_way(
-    values: NDArray[np.float32], region: NDArray[np.bool_], seed: tuple[int, ...], free: NDArray[np.bool_]
-) -> NDArray[np.bool_]:
-    """Return the piece at the seed on the inner side of the grey value between ``region`` and a ring around it."""
+def _half_way(values: NDArray[np.float32], region: NDArray[np.bool_], free: NDArray[np.bool_]) -> tuple[float, int]:
+    """Return the grey value half-way between a region and a ring around it; and 1, or -1 if the ring is brighter."""
     ring = ndimage.binary_dilation(region, iterations=3) & ~ndimage.binary_dilation(region) & free
     if not ring.any():
-        return region
+        raise ReviewError("REVIEW-GROW", "other lesions surround the click; draw the lesion instead")
     inside, outside = float(np.median(values[region])), float(np.median(values[ring]))
-    sign = 1 if inside > outside else -1
-    found = _piece_at(free & (sign * (values - (inside + outside) / 2) >= 0), seed)
-    return found if found.any() and not _touches_border(found, free) else region
+    return (inside + outside) / 2, 1 if inside > outside else -1
 
 
 def _touches_border(region: NDArray[np.bool_], free: NDArray[np.bool_]) -> bool:
@@ -179,9 +182,10 @@ def _peak_near(
 
 def _piece_at(mask: NDArray[np.bool_], place: tuple[int, ...]) -> NDArray[np.bool_]:
     """Return the connected piece (faces join) of a mask that holds a voxel; empty where the voxel is not in it."""
-    labels, _ = ndimage.label(mask)
-    number = labels[place]
-    return np.asarray(labels == number) if number else np.zeros(mask.shape, bool)
+    if not mask[place]:
+        return np.zeros(mask.shape, bool)
+    labels = cc3d.connected_components(mask, connectivity=6 if mask.ndim == 3 else 4)
+    return np.asarray(labels == labels[place])
 
 
 def _checked(region: NDArray[np.bool_], free: NDArray[np.bool_]) -> NDArray[np.bool_]:

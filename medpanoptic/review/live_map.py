@@ -15,6 +15,8 @@ from medpanoptic.review.edit import Edit, Row
 from medpanoptic.review.regions import Region, bounding_box, slices
 from medpanoptic.volume import Source
 
+_FEW = 1000  # segments
+
 
 class LiveMap:
     """A result being changed. Work is in the box of an edit; the whole map is only read when it starts and is frozen.
@@ -37,10 +39,8 @@ class LiveMap:
         self.tissue = base.stuff if base.stuff is not None else _tissue_of(base)
         self.next_id = max(self.rows, default=0) + 1
         self._tissue_rows = {r.segment.class_id: r for i, r in self.rows.items() if not self.is_thing(i)}
-        self._sizes = dict(base.sizes)
-        # outer bounds; those in _loose may be wider than the segment
-        self._bounds: dict[int, Box] = dict(base.boxes)
-        self._loose: set[int] = set()
+        # _bounds may be wider than the segments in _loose
+        self._sizes, self._bounds, self._loose = _count(base)
 
     def _name_things(self) -> None:
         unnamed = [s for s in self.base.things if not s.tracking_uid]
@@ -224,6 +224,24 @@ class LiveMap:
         stuff = self.tissue if self.base.stuff is not None or self.base.classes.stuff else None
         made = provenance or self.base.provenance
         return replace(self.base, ids=ids, segments=segments, stuff=stuff, source=self.source, provenance=made)
+
+
+def _count(result: PanopticResult) -> tuple[dict[int, int], dict[int, Box], set[int]]:
+    """Return sizes, outer bounds, and the ids whose bounds may be too wide.
+
+    In a volume with few segments, counting slice by slice gives the slices of each; the rest of its box is found when
+    it is asked for. That takes a fifth of the time of the boxes of all segments, stuff included.
+    """
+    ids = result.ids
+    if ids.ndim == 2 or len(result.segments) > _FEW or ids.max(initial=0) > 2 * _FEW:
+        return dict(result.sizes), dict(result.boxes), set()
+    counts = np.array([np.bincount(plane.ravel(), minlength=int(ids.max(initial=0)) + 1) for plane in ids])
+    sizes = {s.id: int(counts[:, s.id].sum()) for s in result.segments}
+    bounds: dict[int, Box] = {}
+    for segment_id in sizes:
+        planes = np.flatnonzero(counts[:, segment_id])
+        bounds[segment_id] = ((int(planes[0]), int(planes[-1]) + 1), *((0, n) for n in ids.shape[1:]))
+    return sizes, bounds, set(sizes)
 
 
 def _tissue_of(result: PanopticResult) -> NDArray[np.uint8]:
