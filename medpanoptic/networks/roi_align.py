@@ -17,6 +17,7 @@ from torch import Tensor
 EXTENT_STEP = 8  # gathered crops are padded to multiples of this, so that few shapes occur
 # Numbers in a padded crop up to which it is gathered: above, the copy costs more than the kernel calls saved.
 GATHER_LIMIT = 100_000
+SHORT_ROW = 24  # pixels: shorter rows of a crop are slow to cut from a map whose channels come first
 GATHER_BLOCK = 1 << 23  # numbers held at a time by gathered crops, 32 MB
 
 
@@ -66,51 +67,55 @@ def hat_weights(points: Tensor, first: Tensor, length: int, sampling: int = 1) -
 
 
 class _RoIAlign(torch.autograd.Function):
-    """Both directions touch only the crops: plain autograd would allocate a whole map per box."""
+    """Both directions touch only the crops: plain autograd would allocate a whole map per box.
+
+    Where many small boxes cover the map, its channels are moved to the end once: rows of a crop are then long runs
+    of memory and the products have one large side. Convolutions on a CPU are fastest on what comes out, too.
+    """
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, image_index: Tensor, sampling: int, *points: Tensor) -> Tensor:
         ctx.save_for_backward(image_index, *points)
         ctx.sampling, ctx.shape, ctx.dtype = sampling, features.shape, features.dtype
         crops = _Crops(points, image_index, sampling, features.shape)
-        gathered, single = crops.plan()
-        if gathered:  # channels last, as the products leave it and as convolutions on a CPU are fastest
-            out = points[0].new_empty((len(image_index), *crops.sizes, features.shape[1])).movedim(-1, 1)
-        else:
-            out = points[0].new_empty((len(image_index), features.shape[1], *crops.sizes))
+        features = features.detach()
+        table = _channels_last(features) if crops.covered else features.movedim(1, -1)
+        out = points[0].new_empty((len(image_index), *crops.sizes, features.shape[1]))
         with torch.autocast(features.device.type, enabled=False):
-            # one row of C numbers per pixel
-            table = features.detach().movedim(1, -1).flatten(0, -2).to(out.dtype) if gathered else out
-            for members, extents in gathered:
-                rows = table.index_select(0, crops.rows(members, extents)).view(len(members), *extents, -1)
-                out[members] = _resample_each(rows, crops.weights(members, extents)).movedim(-1, 1)
-            for member, window, weights in crops.windows(single):
-                out[member] = _resample_one(features[window].to(out.dtype), weights)
-        return out.to(features.dtype)
+            for members, extents in crops.gathered:
+                rows = table.flatten(0, -2).index_select(0, crops.rows(members, extents))
+                rows = rows.view(len(members), *extents, -1).to(out.dtype)
+                out[members] = _resample(rows, crops.weights(members, extents))
+            for member, window, weights in crops.windows():
+                crop = table[window].to(out.dtype)
+                short = crops.covered and crop.shape[-2] <= SHORT_ROW
+                out[member] = _resample(crop[None], weights)[0] if short else _resample_rows(crop, weights)
+        return out.movedim(-1, 1).to(features.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         image_index, *points = ctx.saved_tensors
         crops = _Crops(points, image_index, ctx.sampling, ctx.shape)
-        gathered, single = crops.plan()
-        grad_out = grads[0].to(points[0].dtype)
         batch, channels, *shape = ctx.shape
+        grad_out = grads[0].to(points[0].dtype).movedim(1, -1)
         table = grad_out.new_zeros((batch, *shape, channels))
-        grad = table.movedim(-1, 1) if gathered else table.view(batch, channels, *shape)
-        with torch.autocast(grad.device.type, enabled=False):
-            for members, extents in gathered:
+        with torch.autocast(table.device.type, enabled=False):
+            for members, extents in crops.gathered:
                 weights = [w.mT for w in crops.weights(members, extents)]
-                rows = _resample_each(grad_out[members].movedim(1, -1), weights).flatten(0, -2)
+                rows = _resample(grad_out[members], weights).flatten(0, -2)
                 table.view(-1, channels).index_add_(0, crops.rows(members, extents), rows)
-            for member, window, weights in crops.windows(single):
-                grad[window] += _resample_one(grad_out[member], [w.mT for w in weights])
-        return (grad.to(ctx.dtype), None, None, *(None for _ in points))
+            for member, window, weights in crops.windows():
+                table[window] += _resample(grad_out[member][None], [w.mT for w in weights])[0]
+        return (table.movedim(-1, 1).to(ctx.dtype), None, None, *(None for _ in points))
 
 
 class _Crops:
     """Which pixels each box touches, and their weights.
 
     points : per axis (N, size * sampling) index coordinates. shape : (B, C, *S) of the features.
+    gathered : blocks (members, extents) of small boxes, padded to a few common extents and taken at once; the other
+        boxes, ``single``, are cut one at a time. Boxes go where they cost less.
+    covered : whether the short boxes hold more pixels than the map, so that moving its channels once pays.
     """
 
     def __init__(self, points: Sequence[Tensor], image_index: Tensor, sampling: int, shape: torch.Size) -> None:
@@ -118,26 +123,22 @@ class _Crops:
         self.sizes = [p.shape[1] // sampling for p in points]
         self.first = [p.amin(1).floor() for p in points]
         self.extents = torch.stack([p.amax(1).ceil() - f + 1 for p, f in zip(points, self.first, strict=True)], 1)
-
-    def plan(self) -> tuple[list[tuple[Tensor, list[int]]], Tensor]:
-        """Return the blocks to gather, (members, extents) each, and the members to take one at a time.
-
-        Gathering pads crops to a few common extents and copies the map to channels-last once; taking boxes one
-        at a time costs a few kernel calls each. Boxes go where they cost less.
-        """
         padded = (self.extents / EXTENT_STEP).ceil().long() * EXTENT_STEP
-        numbers = padded.prod(1) * self.shape[1]
-        small = numbers <= GATHER_LIMIT
-        if int(small.sum()) * GATHER_LIMIT < math.prod(self.shape):
+        small = padded.prod(1) * shape[1] <= GATHER_LIMIT
+        numbers = self.extents[self.extents[:, -1] <= SHORT_ROW].prod(1).sum()
+        self.covered = float(numbers) > shape[0] * math.prod(shape[2:])
+        if not self.covered:  # gathering needs the whole map with its channels last
             small = torch.zeros_like(small)
-        single = (~small).nonzero()[:, 0]
-        kinds, kind = torch.unique(padded[small], dim=0, return_inverse=True)
-        members = small.nonzero()[:, 0]
+        self.single = (~small).nonzero()[:, 0]
+        self.gathered = self._blocks(small.nonzero()[:, 0], padded)
+
+    def _blocks(self, members: Tensor, padded: Tensor) -> list[tuple[Tensor, list[int]]]:
         blocks = []
+        kinds, kind = torch.unique(padded[members], dim=0, return_inverse=True)
         for k, extents in enumerate(kinds.tolist()):
             most = max(1, GATHER_BLOCK // (math.prod(extents) * self.shape[1]))
             blocks += [(part, extents) for part in members[kind == k].split(most)]
-        return blocks, single
+        return blocks
 
     def weights(self, members: Tensor, extents: Sequence[int]) -> list[Tensor]:
         """Return per axis (n, size, extent)."""
@@ -153,17 +154,27 @@ class _Crops:
             index = index[..., None] * length + pixels.view(len(members), *[1] * axis, extent)
         return index.flatten()
 
-    def windows(self, members: Tensor) -> Iterator[tuple[int, tuple[Any, ...], list[Tensor]]]:
-        """Yield (member, index of its crop in (B, C, *S), per axis (size, extent) weights), one at a time."""
-        starts = torch.stack(self.first, 1)[members].long().tolist()
-        extents, images = self.extents[members].long().tolist(), self.image_index[members].tolist()
-        for row, member in enumerate(members.tolist()):
-            slices = [slice(a, a + n) for a, n in zip(starts[row], extents[row], strict=True)]
-            weights = self.weights(members[row : row + 1], extents[row])
-            yield member, (images[row], slice(None), *slices), [w[0] for w in weights]
+    def windows(self) -> Iterator[tuple[int, tuple[Any, ...], list[Tensor]]]:
+        """Yield (member, index of its crop in (B, *S, C), per axis (1, size, extent) weights) of each single box."""
+        if len(self.single) == 0:
+            return
+        wide = self.weights(self.single, self.extents[self.single].amax(0).long().tolist())
+        starts = torch.stack(self.first, 1)[self.single].long().tolist()
+        extents, images = self.extents[self.single].long().tolist(), self.image_index[self.single].tolist()
+        for row, member in enumerate(self.single.tolist()):
+            window = (images[row], *(slice(a, a + n) for a, n in zip(starts[row], extents[row], strict=True)))
+            yield member, window, [w[row : row + 1, :, :n] for w, n in zip(wide, extents[row], strict=True)]
 
 
-def _resample_each(crops: Tensor, weights: Sequence[Tensor]) -> Tensor:
+def _channels_last(features: Tensor) -> Tensor:
+    """(B, C, *S) -> contiguous (B, *S, C). One matrix transposed per image: torch does that far faster than movedim."""
+    table = features.new_empty((len(features), *features.shape[2:], features.shape[1]))
+    for target, image in zip(table, features, strict=True):
+        target.view(-1, features.shape[1]).copy_(image.flatten(1).t())
+    return table
+
+
+def _resample(crops: Tensor, weights: Sequence[Tensor]) -> Tensor:
     """Apply each box's own weights: crops (n, *K, C), per axis (n, M, K) -> (n, *M, C)."""
     for axis, w in enumerate(weights):
         rest = crops.shape[axis + 2 :]
@@ -172,15 +183,14 @@ def _resample_each(crops: Tensor, weights: Sequence[Tensor]) -> Tensor:
     return crops
 
 
-def _resample_one(crop: Tensor, weights: Sequence[Tensor]) -> Tensor:
-    """Apply one box's weights: crop (C, *K), per axis (M, K) -> (C, *M). The last axis is one large product."""
-    crop = crop @ weights[-1].mT
+def _resample_rows(crop: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    """The same for one long crop (*K, C), a view of a map whose channels come first: its rows are one product."""
+    crop = crop.movedim(-1, 0) @ weights[-1][0].mT
     for axis in range(len(weights) - 2, -1, -1):
         lead, rest = crop.shape[: axis + 1], crop.shape[axis + 2 :]
         columns = crop.reshape(-1, crop.shape[axis + 1], math.prod(rest))
-        w = weights[axis].expand(len(columns), -1, -1)
-        crop = torch.bmm(w, columns).view(*lead, -1, *rest)
-    return crop
+        crop = torch.bmm(weights[axis].expand(len(columns), -1, -1), columns).view(*lead, -1, *rest)
+    return crop.movedim(0, -1)
 
 
 def _weight_dtype(features: Tensor) -> torch.dtype:
