@@ -1,6 +1,7 @@
 """From every format that can be read to every one that can be written: what a format claims to hold comes back."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -250,3 +251,24 @@ def test_any_result_survives_coco_and_a_result_folder(tmp_path_factory, data):
     assert np.array_equal(back.ids, ids)
     assert back.segments == segments
     assert back.classes == CLASSES
+
+
+# ---- the page
+
+
+def holds_table():
+    """The table of docs/formats/index.md, from the rows."""
+    keys = [key for key in HOLDABLE if key != "unused"]
+    lines = ["| `--format` | 2D | 3D | in | " + " | ".join(keys) + " |", "|---" * (len(keys) + 4) + "|"]
+    for name, row in FORMATS.items():
+        marks = [2 in row.ndims, 3 in row.ndims, bool(row.reader), *(key in row.holds for key in keys)]
+        lines.append(f"| `{name}` | " + " | ".join("x" if mark else "" for mark in marks) + " |")
+    return lines
+
+
+def test_the_page_on_formats_says_what_the_rows_say():
+    page = (Path(__file__).resolve().parents[2] / "docs" / "formats" / "index.md").read_text(encoding="utf-8")
+    start = page.index("| `--format` | 2D")
+    assert page[start : page.index("\n\n", start)].splitlines() == holds_table()
+    first = page[: page.index("## What each holds")]
+    assert all(f"`{name}`" in first for name in FORMATS)
