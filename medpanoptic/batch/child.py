@@ -116,7 +116,8 @@ def attempt(
 ) -> Outcome:
     """Work on one study; every error becomes an outcome, and no text of an exception goes further."""
     stages = _ToldStages(tell)
-    study = Study(request["study"], request["kind"], tuple((p, s, m) for p, s, m in request["files"]))
+    files = tuple((path, size, mtime_ns) for path, size, mtime_ns in request["files"])
+    study = Study(request["study"], request["kind"], files, request["fingerprint"])
     try:
         made = _segment(study, request, segmenter, settings, stages)
     except Exception as error:
@@ -194,7 +195,7 @@ def _segment(
 def _marker(study: Study, settings: ChildSettings, made: Outcome) -> dict[str, Any]:
     made_fields = {name: getattr(made, name) for name in ("state", "input_digest", "things", "fallback")}
     hashes = {"model_hash": settings.model_hash, "parameter_hash": settings.parameter_hash}
-    return {"study": study.handle, "kind": study.kind, **made_fields, **hashes}
+    return {"study": study.handle, "kind": study.kind, "fingerprint": study.fingerprint, **made_fields, **hashes}
 
 
 def _with_windows(segmenter: Segmenter, divisor: int) -> Segmenter:

@@ -126,7 +126,7 @@ class Ledger:
         """Return the row of one study."""
         return next(self._rows("SELECT * FROM studies WHERE study = ?", study), None)
 
-    def queue(self, study: Study, fingerprint: str, run: str, known_digest: str) -> None:
+    def queue(self, study: Study, run: str, known_digest: str) -> None:
         """Put a study into the queue. known_digest : of the content for which whole and current results are there."""
         with self.transaction():
             self._database.execute(
@@ -135,7 +135,7 @@ class Ledger:
                 "ON CONFLICT(study) DO UPDATE SET kind = excluded.kind, files = excluded.files, "
                 "bytes = excluded.bytes, fingerprint = excluded.fingerprint, state = excluded.state, code = '', "
                 "stage = '', attempts = 0, run = excluded.run, input_digest = excluded.input_digest",
-                (study.handle, study.kind, len(study.files), study.bytes, fingerprint, QUEUED, run, known_digest),
+                (study.handle, study.kind, len(study.files), study.bytes, study.fingerprint, QUEUED, run, known_digest),
             )
 
     def start(self, study: str) -> None:

@@ -161,7 +161,10 @@ class Loop:
         """Return what the row of a study becomes. Results already there speak for themselves."""
         if outcome.state == "unchanged":
             marker = read_marker(self._folders.results / ticket.handle)
-            return marker_fields(marker) if marker is not None else {"state": QUEUED, "input_digest": ""}
+            if marker is None:
+                return {"state": QUEUED, "input_digest": ""}
+            # the content is that of the result, the files are others
+            return {name: value for name, value in marker_fields(marker).items() if name != "fingerprint"}
         fields = {"model_hash": self._wanted.model_hash, "parameter_hash": self._wanted.parameter_hash}
         row = as_row(outcome)
         row.pop("signal")

@@ -17,7 +17,10 @@ from typing import Any
 from medpanoptic.batch.keys import file_digest
 
 MARKER = "batch.json"
-_FIELDS = ("study", "kind", "state", "input_digest", "model_hash", "parameter_hash", "things", "fallback", "outputs")
+_FIELDS = {
+    "study", "kind", "state", "fingerprint", "input_digest", "model_hash", "parameter_hash", "things", "fallback",
+    "outputs",
+}  # fmt: skip
 
 
 def remove_marker(folder: Path) -> None:
@@ -50,7 +53,7 @@ def read_marker(folder: Path) -> dict[str, Any] | None:
         marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return marker if isinstance(marker, dict) and set(_FIELDS) <= set(marker) else None
+    return marker if isinstance(marker, dict) and set(marker) >= _FIELDS else None
 
 
 def is_whole(folder: Path, outputs: Mapping[str, str]) -> bool:

@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from medpanoptic.batch.keys import fingerprint
 from medpanoptic.batch.ledger import Ledger
 from medpanoptic.batch.outputs import is_whole, read_marker, results
 from medpanoptic.batch.policy import is_settled
 from medpanoptic.batch.scan import StudyIndex
-from medpanoptic.batch.settings import FAILED, FINISHED, QUEUED, RUNNING, Folders, Study
+from medpanoptic.batch.settings import FAILED, FINISHED, OPEN, Folders, Study
 
 
 @dataclass(frozen=True)
@@ -20,7 +19,6 @@ class Wanted:
     """What a result must have been made with to be current, and whether refused studies are tried again."""
 
     run: str
-    key: bytes
     model_hash: str
     parameter_hash: str
     again: bool = False
@@ -34,15 +32,22 @@ def plan(index: StudyIndex, ledger: Ledger, folders: Folders, wanted: Wanted) ->
     settled = 0
     for handle in index.handles():
         study, row = index.study(handle), ledger.get(handle)
-        print_now = fingerprint(wanted.key, study.files)
-        known = known_state(study, row, folders, wanted)
-        if row is not None and is_settled(
-            row["state"], row["fingerprint"] == print_now, is_current(row, wanted), bool(known), wanted.again
+        marker = current_marker(study, row, folders, wanted)
+        if marker is not None and marker["fingerprint"] == study.fingerprint and (row is None or row["state"] in OPEN):
+            # done by a run that ended before it could say so
+            ledger.adopt(handle, {**marker_fields(marker), "files": len(study.files), "bytes": study.bytes})
+            settled += 1
+        elif row is not None and is_settled(
+            row["state"],
+            row["fingerprint"] == study.fingerprint,
+            is_current(row, wanted),
+            marker is not None,
+            wanted.again,
         ):
             settled += 1
         else:
-            ledger.queue(study, print_now, wanted.run, known)
-    for state in (QUEUED, RUNNING):
+            ledger.queue(study, wanted.run, "" if marker is None else marker["input_digest"])
+    for state in OPEN:
         for handle in ledger.handles(state):
             if handle not in index:
                 ledger.set(handle, state=FAILED, code="INPUT-GONE", stage="scan")
@@ -54,15 +59,17 @@ def is_current(row: Mapping[str, Any], wanted: Wanted) -> bool:
     return bool(row["model_hash"] == wanted.model_hash and row["parameter_hash"] == wanted.parameter_hash)
 
 
-def known_state(study: Study, row: Mapping[str, Any] | None, folders: Folders, wanted: Wanted) -> str:
-    """Return the digest of the content that a whole and current result was made from, else ""."""
+def current_marker(
+    study: Study, row: Mapping[str, Any] | None, folders: Folders, wanted: Wanted
+) -> dict[str, Any] | None:
+    """Return the marker of a result that is whole and of this model and parameters, None if there is none."""
     folder = folders.results / study.handle
     marker = read_marker(folder)
     if marker is None or not is_current(marker, wanted) or not is_whole(folder, marker["outputs"]):
-        return ""
+        return None
     if row is not None and row["state"] in FINISHED and row["input_digest"] != marker["input_digest"]:
-        return ""
-    return str(marker["input_digest"])
+        return None
+    return marker
 
 
 def rebuild(ledger: Ledger, folders: Folders) -> int:
@@ -76,5 +83,5 @@ def rebuild(ledger: Ledger, folders: Folders) -> int:
 
 def marker_fields(marker: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a study's row that its marker knows."""
-    names = ("kind", "state", "input_digest", "model_hash", "parameter_hash", "things", "fallback")
+    names = ("kind", "state", "fingerprint", "input_digest", "model_hash", "parameter_hash", "things", "fallback")
     return {**{name: marker[name] for name in names}, "outputs": json.dumps(marker["outputs"], sort_keys=True)}

@@ -95,7 +95,7 @@ def run_batch(
             software=__version__,
             workers=count,
         )
-        wanted = Wanted(run, key, *hashes, again)
+        wanted = Wanted(run, *hashes, again)
         unchanged = plan(index, ledger, folders, wanted)
         loop = Loop(wanted, index, ledger, folders, limits, stop, None if metrics is None else Path(metrics), progress)
         begun = time.monotonic()

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from medpanoptic.batch.keys import study_handle
+from medpanoptic.batch.keys import fingerprint, study_handle
 from medpanoptic.batch.settings import Study
 from medpanoptic.cases import IMAGE_SUFFIXES
 from medpanoptic.errors import ReadError
@@ -125,7 +125,7 @@ class StudyIndex:
         ).fetchall()
         (kind,) = self._database.execute("SELECT kind FROM files WHERE study = ? LIMIT 1", (handle,)).fetchone()
         files = tuple((os.fsdecode(path), size, mtime_ns) for path, size, mtime_ns in rows)
-        return Study(handle, "dicom" if kind == "damaged" else kind, files)
+        return Study(handle, "dicom" if kind == "damaged" else kind, files, fingerprint(self._key, files))
 
 
 def scan_inputs(

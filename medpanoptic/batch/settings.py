@@ -12,7 +12,7 @@ DONE, EMPTY = "done", "done-empty"
 REFUSED, FAILED, QUARANTINED = "refused", "failed", "quarantined"
 # every study ends in one of the last five
 STATES = (QUEUED, RUNNING, DONE, EMPTY, REFUSED, FAILED, QUARANTINED)
-FINISHED = (DONE, EMPTY)
+OPEN, FINISHED = (QUEUED, RUNNING), (DONE, EMPTY)
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,15 @@ class Limits:
 
 @dataclass(frozen=True)
 class Study:
-    """The files of one study. ``repr`` holds no path, so that a scheduler's logs cannot either."""
+    """The files of one study: (path, bytes, modification time in ns) each, and their keyed ``fingerprint``.
+
+    ``repr`` holds no path, so that a scheduler's logs cannot either.
+    """
 
     handle: str
     kind: str
     files: tuple[tuple[str, int, int], ...] = field(repr=False)
+    fingerprint: str = ""
 
     @property
     def bytes(self) -> int:

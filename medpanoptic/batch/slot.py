@@ -31,7 +31,7 @@ class Slot:
     """Runs one study at a time in a child that outlives it, with a deadline and a cap on memory."""
 
     def __init__(self, settings: ChildSettings, limits: Limits) -> None:
-        self._settings, self._limits = settings, limits
+        self._settings, self.limits = settings, limits
         self._process: subprocess.Popen[bytes] | None = None
         self._replies: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._worker: psutil.Process | None = None
@@ -44,12 +44,12 @@ class Slot:
         divisor : windows are so much narrower than the model's. known_digest : content for which nothing is to do.
         """
         begun = time.monotonic()
-        if self._done >= self._limits.studies_per_child:
+        if self._done >= self.limits.studies_per_child:
             self._recycle()
         if code := self._open():
             return Outcome(kind="fatal", code=code, duration_s=time.monotonic() - begun)
         request: dict[str, Any] = {"study": study.handle, "kind": study.kind, "files": study.files}
-        request |= {"window_divisor": divisor, "known_digest": known_digest}
+        request |= {"fingerprint": study.fingerprint, "window_divisor": divisor, "known_digest": known_digest}
         kills, started = _oom_kills(), time.monotonic()
         self._send(request)
         outcome = self._watch(started, kills)
@@ -89,9 +89,9 @@ class Slot:
                 return replace(died, stage=stage, peak_mb=peak)
 
     def _overrun(self, started: float, peak_mb: float) -> str:
-        if self._limits.memory_gb is not None and peak_mb > self._limits.memory_gb * 1024:
+        if self.limits.memory_gb is not None and peak_mb > self.limits.memory_gb * 1024:
             return "MEMORY-CAP"
-        return "DEADLINE" if time.monotonic() - started > self._limits.deadline_s else ""
+        return "DEADLINE" if time.monotonic() - started > self.limits.deadline_s else ""
 
     def _resident_mb(self) -> float:
         try:
