@@ -10,7 +10,7 @@ from pathlib import Path
 from pydicom.pixels import get_decoder
 
 from medpanoptic.errors import GeometryError, ReadError, SelectionError
-from medpanoptic.io.dicom_files import walk_files
+from medpanoptic.io.dicom_files import quiet_pydicom, walk_files
 from medpanoptic.io.dicom_header import Frame, Instance, SkippedFile, read_header, series_handle
 from medpanoptic.io.limits import check_size
 
@@ -163,7 +163,8 @@ def _check_instance(instance: Instance, label: str) -> None:
         raise ReadError("NOT-GRAY", f"{where}: not a gray image (colour or palette); a volume needs MONOCHROME1 or 2")
     syntax = instance.syntax
     try:
-        get_decoder(syntax)
+        with quiet_pydicom():
+            get_decoder(syntax)
     except NotImplementedError:
         raise ReadError("TRANSFER-SYNTAX", f"{where}: its transfer syntax is unknown; convert it") from None
     stored = instance.rows * instance.columns * instance.frame_count * instance.bits_allocated // 8
