@@ -83,6 +83,14 @@ class CentreHead(nn.Module):
         offset = (error * inside).sum() / inside.sum().clamp(min=1)
         return {"centre": 4 * centre, "offset": 2 * offset}
 
+    @staticmethod
+    def mirror(raw: Tensor, axes: tuple[int, ...]) -> Tensor:
+        """Return ``raw`` mirrored along spatial ``axes``: the maps, and the sign of offsets along them."""
+        raw = raw.flip([2 + a for a in axes])
+        for axis in axes:
+            raw[:, 1 + axis] *= -1
+        return raw
+
     @torch.no_grad()
     def instances(self, raw: Tensor, features: list[Tensor] | None, semantic_logits: Tensor) -> list[Instances]:
         """Group the foreground of each image by the votes of its pixels."""
