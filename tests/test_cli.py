@@ -181,7 +181,7 @@ def test_convert_writes_the_formats_asked_for(run, result_folder: Path, tmp_path
     assert err.startswith("csv does not hold: ")
     assert " coco does not hold: " in err
     names = {Path(line).name for line in out.splitlines()}
-    assert {"coco_panoptic.json", "image.png", "segments.csv"} <= names
+    assert {"coco_panoptic.json", "panoptic.png", "segments.csv"} <= names
     assert all(Path(line).exists() for line in out.splitlines())
     np.testing.assert_array_equal(read_result(tmp_path / "disc").ids, read_result(result_folder).ids)
 

@@ -35,7 +35,7 @@ def rgb_to_ids(rgb: NDArray[np.uint8]) -> NDArray[np.int32]:
 
 
 def write_coco(result: PanopticResult, folder: Path, volume: Volume | None = None) -> list[Path]:
-    """Write coco_panoptic.json and coco_panoptic/image.png, or slice_0000.png ... for volumes.
+    """Write coco_panoptic.json and coco_panoptic/panoptic.png, or panoptic_0000.png ... for volumes.
 
     This is the layout that panopticapi takes without a further argument: ``pq_compute(truth_json, predicted_json)``.
     Beside what the format asks for, categories hold colour and codes, and segments their score. Rejected things are
@@ -46,7 +46,7 @@ def write_coco(result: PanopticResult, folder: Path, volume: Volume | None = Non
         raise WriteError("FORMAT-ID-RANGE", f"COCO panoptic holds ids up to {MAX_ID}; number the segments from 1 again")
     result = without_rejected(result)
     planes = result.ids if result.ndim == 3 else result.ids[None]
-    names = ["image.png"] if result.ndim == 2 else [f"slice_{k:04d}.png" for k in range(len(planes))]
+    names = ["panoptic.png"] if result.ndim == 2 else [f"panoptic_{k:04d}.png" for k in range(len(planes))]
     pictures = folder / Path(TABLE).stem
     pictures.mkdir()
     for plane, name in zip(planes, names, strict=True):
@@ -58,10 +58,12 @@ def write_coco(result: PanopticResult, folder: Path, volume: Volume | None = Non
 def _table(result: PanopticResult, planes: NDArray[np.int32], names: list[str]) -> dict[str, Any]:
     height, width = planes.shape[1:]
     segments = {s.id: s for s in result.segments}
-    # "shape" tells the slices of one volume from many images of one size
+    # "shape" tells the slices of one volume from many images of one size. The pictures themselves are not written:
+    # their names are those under which a training set would bring them.
+    pictures = [name.replace("panoptic", "image") for name in names]
     return {
         "info": {"description": "medpanoptic result; research use only", "shape": list(result.ids.shape)},
-        "images": [{"id": k, "file_name": name, "height": height, "width": width} for k, name in enumerate(names)],
+        "images": [{"id": k, "file_name": name, "height": height, "width": width} for k, name in enumerate(pictures)],
         "annotations": [
             {"image_id": k, "file_name": name, "segments_info": _plane_segments(plane, segments)}
             for k, (plane, name) in enumerate(zip(planes, names, strict=True))

@@ -176,7 +176,9 @@ def _from_header(dataset: Dataset, path: Path, name: str) -> SlideLevel | None:
     shape = int(dataset.TotalPixelMatrixRows), int(dataset.TotalPixelMatrixColumns)
     samples, bits = int(dataset.get("SamplesPerPixel") or 1), int(dataset.get("BitsAllocated") or 8)
     dtype = np.dtype(np.uint16 if bits == 16 else np.uint8)
-    corners, affine, notes, error = np.zeros((0, 2), np.int64), np.eye(4), (), None
+    corners, affine = np.zeros((0, 2), np.int64), np.eye(4)
+    notes: tuple[str, ...] = ()
+    error: ReadError | None = None
     try:
         _check_header(dataset, samples, bits, name)
         corners = tile_corners(dataset, name)

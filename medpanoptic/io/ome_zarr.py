@@ -6,7 +6,6 @@ Fiji, OMERO and QuPath's Bio-Formats all read.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +46,9 @@ def write_ome_zarr(result: PanopticResult, folder: Path, volume: Volume | None =
         root.attrs["omero"] = {
             "channels": [_channel(c.name, a) for c, a in zip(volume.channels, volume.array, strict=True)]
         }
-    maps = {"panoptic": result.ids, **({} if result.stuff is None else {"stuff": result.stuff})}
+    maps: dict[str, NDArray] = {"panoptic": result.ids}
+    if result.stuff is not None:
+        maps["stuff"] = result.stuff
     labels = root.create_group("labels")
     labels.attrs["labels"] = list(maps)
     for name, array in maps.items():
@@ -78,7 +79,7 @@ def _axes(result: PanopticResult) -> tuple[list[dict[str, str]], list[float]]:
 
 def _write_levels(group: zarr.Group, array: NDArray, axes: list[dict[str, str]], scale: list[float], name: str) -> None:
     """Write (..., row, column) as levels 0, 1, ... of a group and describe them."""
-    datasets = []
+    datasets: list[dict[str, Any]] = []
     level, step = array, 1
     while True:
         path = str(len(datasets))
@@ -123,7 +124,7 @@ def _segment_rows(result: PanopticResult) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def _properties(result: PanopticResult, segment: Segment) -> Mapping[str, Any]:
+def _properties(result: PanopticResult, segment: Segment) -> dict[str, Any]:
     info = result.classes[segment.class_id]
     return {
         "label-value": segment.id,

@@ -3,7 +3,8 @@
 Known layouts, told apart by their files:
 - ours: ``index.csv`` (or one in the parent folder that lists this folder), see ``../shared/README.md``;
 - nnU-Net v2: ``dataset.json``, ``imagesTr/``, ``labelsTr/`` and, for instances, ``instancesTr/``;
-- COCO panoptic: a JSON with ``annotations`` and ``categories``, images and PNGs in folders named by it.
+- COCO panoptic: a JSON with ``annotations`` and ``categories``, images and PNGs in folders named by it;
+- signed reviews: result folders with ``review/v1/signature.json``, see ``reviews``.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from medpanoptic.errors import DataError
 from medpanoptic.io import read_labels, read_study, read_volume
+from medpanoptic.io.coco_read import read_png_ids
 from medpanoptic.volume import ChannelSpec, Volume
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,8 @@ def read_layout(
     codes : code -> class name for our own folders; the other layouts carry names themselves.
     Raises DataError (DATA-LAYOUT) if the folder is of no known layout.
     """
+    from medpanoptic.training.reviews import is_reviews, read_reviews  # it fills the classes of this module
+
     folder = Path(folder)
     coco = [p for p in sorted(folder.glob("*.json")) if _is_coco(p)]
     if (folder / "index.csv").is_file() or (folder.parent / "index.csv").is_file():
@@ -63,10 +66,12 @@ def read_layout(
         cases = _read_nnunet(folder, channels, splits)
     elif coco:
         cases = _read_coco(folder, coco, splits)
+    elif is_reviews(folder):
+        cases = read_reviews(folder, channels, splits)
     else:
         raise DataError(
             "DATA-LAYOUT",
-            f"{folder.name}: no index.csv, no nnU-Net dataset.json and no COCO panoptic JSON; see docs/training.md",
+            f"{folder.name}: no index.csv, nnU-Net dataset.json, COCO panoptic JSON or signed review",
         )
     yield from cases
 
@@ -200,12 +205,11 @@ def _find(folder: Path, file_name: str, json_path: Path) -> Path:
 
 
 def coco_maps(path: Path, segments_info: Sequence[Mapping[str, int]]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Read a COCO panoptic PNG (id = R + 256 G + 65536 B) into class codes and a map of segment numbers 1..n.
+    """Read a COCO panoptic PNG into class codes and a map of segment numbers 1..n.
 
     Crowd segments and pixels of no segment become VOID.
     """
-    rgb = np.asarray(Image.open(path).convert("RGB"), dtype=np.int32)
-    ids = rgb @ np.array([1, 256, 65536], dtype=np.int32)
+    ids = read_png_ids(path)
     codes = np.full(ids.shape, VOID, np.int32)
     instances = np.zeros(ids.shape, np.int32)
     for number, segment in enumerate(segments_info, start=1):

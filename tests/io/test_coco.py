@@ -44,13 +44,15 @@ def test_2d(tmp_path):
         (7, 0, "Tissue"),
     ]
     assert data["images"][0]["id"] == data["annotations"][0]["image_id"]
+    # nobody shall take the map of ids for the picture
+    assert data["images"][0]["file_name"] != data["annotations"][0]["file_name"] == picture.name
 
 
 def test_a_volume_has_one_picture_per_slice(tmp_path):
     result = make(3)
     data, pictures = written(result, tmp_path / "case")
     assert np.array_equal(np.stack([rgb_to_ids(np.asarray(Image.open(p))) for p in pictures]), result.ids)
-    assert [a["file_name"] for a in data["annotations"]] == [f"slice_{k:04d}.png" for k in range(4)]
+    assert [a["file_name"] for a in data["annotations"]] == [f"panoptic_{k:04d}.png" for k in range(4)]
 
 
 def test_ids_that_do_not_fit_are_refused(tmp_path):
