@@ -26,11 +26,11 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
-# what a bare Debian 12 lacks: virtual environments, a real viewer without a screen, the DICOM checker
+# what a bare Debian 12 lacks: virtual environments, a real viewer without a screen, the DICOM checker and archive
 SYSTEM_PACKAGES = (  # noqa: SIM905
     "python3-venv xvfb xauth libgl1 libegl1 libopengl0 libgl1-mesa-dri libxkbcommon-x11-0 libdbus-1-3 libfontconfig1 "
     "libglib2.0-0 libxcb-cursor0 libxcb-icccm4 libxcb-image0 libxcb-keysyms1 libxcb-randr0 libxcb-render-util0 "
-    "libxcb-shape0 libxcb-xfixes0 libxcb-xkb1 dicom3tools"
+    "libxcb-shape0 libxcb-xfixes0 libxcb-xkb1 dicom3tools orthanc orthanc-dicomweb"
 ).split()
 
 
@@ -106,12 +106,21 @@ def needs_system_packages(asked: bool) -> bool:
 
 
 def install_system_packages() -> None:
-    """Install what the viewer tests need from Debian."""
+    """Install what the viewer and DICOM tests need from Debian."""
     say("installing system packages ...")
+    had_orthanc = bool(shutil.which("Orthanc"))
     retries = ["-o", "Acquire::Retries=3"]
     must(["apt-get", "-qq", *retries, "update"])
     install = ["apt-get", "-qq", "-y", *retries, "install", "--no-install-recommends", *SYSTEM_PACKAGES]
     must(install, DEBIAN_FRONTEND="noninteractive")
+    if not had_orthanc:
+        # Debian starts it as a service that all the network can reach; the tests start their own on loopback
+        stop = (
+            ["systemctl", "disable", "--now", "orthanc"]
+            if shutil.which("systemctl")
+            else ["service", "orthanc", "stop"]
+        )
+        run(stop)
 
 
 def with_screen(command: list[str]) -> list[str]:

@@ -53,13 +53,13 @@ def write_dicom_seg_deflated(result: PanopticResult, folder: Path, volume: Volum
 
 
 def write_dicom_labelmap(result: PanopticResult, folder: Path, volume: Volume | None = None) -> list[Path]:
-    """Write seg_labelmap.dcm: as ``write_dicom_seg``, but LABELMAP (8 or 16 bits), one frame a slice, JPEG-LS."""
-    return _write(result, folder / "seg_labelmap.dcm", volume, "LABELMAP", _JPEG_LS)
+    """Write seg_labelmap.dcm: as ``write_dicom_seg``, but LABELMAP (8 or 16 bits), one frame a slice, RLE."""
+    return _write(result, folder / "seg_labelmap.dcm", volume, "LABELMAP", _RLE)
 
 
-def write_dicom_labelmap_rle(result: PanopticResult, folder: Path, volume: Volume | None = None) -> list[Path]:
-    """Write seg_labelmap_rle.dcm: the same object as ``write_dicom_labelmap`` in RLE, which every toolkit decodes."""
-    return _write(result, folder / "seg_labelmap_rle.dcm", volume, "LABELMAP", _RLE)
+def write_dicom_labelmap_jpegls(result: PanopticResult, folder: Path, volume: Volume | None = None) -> list[Path]:
+    """Write seg_labelmap_jpegls.dcm: the same object as ``write_dicom_labelmap`` in JPEG-LS lossless: half the size."""
+    return _write(result, folder / "seg_labelmap_jpegls.dcm", volume, "LABELMAP", _JPEG_LS)
 
 
 def _write(result: PanopticResult, path: Path, volume: Volume | None, kind: str, syntax: str) -> list[Path]:

@@ -120,17 +120,17 @@ FORMATS: Mapping[str, Format] = {
         _SEG,
     ),
     "dicom-seg-labelmap": Format(
-        "DICOM Segmentation, LABELMAP, in JPEG-LS: small, for software of 2025 and later",
+        "DICOM Segmentation, LABELMAP, in RLE: small, for software of 2025 and later",
         "dicom_seg:write_dicom_labelmap",
         (3,),
         ("seg_labelmap.dcm",),
         _SEG,
     ),
-    "dicom-seg-labelmap-rle": Format(
-        "the same LABELMAP in RLE, for software without JPEG-LS",
-        "dicom_seg:write_dicom_labelmap_rle",
+    "dicom-seg-labelmap-jpegls": Format(
+        "the same LABELMAP in JPEG-LS: half the size, for software that reads it",
+        "dicom_seg:write_dicom_labelmap_jpegls",
         (3,),
-        ("seg_labelmap_rle.dcm",),
+        ("seg_labelmap_jpegls.dcm",),
         _SEG,
     ),
     "dicom-sr": Format(

@@ -27,7 +27,7 @@ from medpanoptic.geometry import to_index
 from medpanoptic.io import FORMATS, read_result, write_result
 from medpanoptic.result import Segment
 
-KINDS = ("dicom-seg", "dicom-seg-deflated", "dicom-seg-labelmap", "dicom-seg-labelmap-rle")
+KINDS = ("dicom-seg", "dicom-seg-deflated", "dicom-seg-labelmap", "dicom-seg-labelmap-jpegls")
 LABELS = {"tumour 2": 2, "fat": 5, "tumour 40": 40, "tumour 41": 41}
 
 
