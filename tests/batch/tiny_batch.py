@@ -9,13 +9,11 @@ from typing import Any
 
 import numpy as np
 import psutil
-import torch
 from builders import axial_affine, write_series
 from pydicom.dataset import Dataset
 
 from medpanoptic.bundle import pack_bundle
 from medpanoptic.classes import ClassInfo, ClassTable, Code
-from medpanoptic.networks import build
 
 CODE = Code("49755003", "SCT", "Morphologically Abnormal Structure")
 CLASSES = ClassTable(
@@ -28,6 +26,10 @@ CLASSES = ClassTable(
 
 def pack_tiny(folder: Path, window: int = 16, channels: int = 8) -> Path:
     """Pack a 3D network of random weights for CT; it finds things in noise."""
+    import torch
+
+    from medpanoptic.networks import build
+
     torch.manual_seed(0)
     arguments = {"spatial_dims": 3, "in_channels": 1, "out_channels": 2, "thing_channels": [1]}
     arguments["fpn_channels"] = channels
