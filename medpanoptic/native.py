@@ -53,7 +53,7 @@ class Grids:
     @property
     def _inverse(self) -> NDArray[np.float64]:
         # least squares: in 2D the third index column says nothing
-        return np.linalg.pinv(self.network_affine[:3, : len(self.shape)])
+        return np.asarray(np.linalg.pinv(self.network_affine[:3, : len(self.shape)]), np.float64)
 
     def native_box(self, box: Box) -> Box:
         """Return the smallest native box around a network box, at least one voxel, inside the image."""
@@ -67,7 +67,7 @@ class Grids:
         """Take the mask of a network box at the voxel centres of a native box, nearest neighbour."""
         index = np.stack(np.meshgrid(*[np.arange(a, b) for a, b in native], indexing="ij"), -1)
         inner = np.rint(index @ self.matrix.T + self.shift).astype(int) - [a for a, _ in box]
-        inside = ((inner >= 0) & (inner < mask.shape)).all(-1)
+        inside = np.all((inner >= 0) & (inner < mask.shape), axis=-1)
         inner = np.where(inside[..., None], inner, 0)
         taken: NDArray[np.bool_] = mask[tuple(np.moveaxis(inner, -1, 0))] & inside
         return taken

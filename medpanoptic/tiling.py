@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +24,8 @@ from medpanoptic.networks.outputs import Instances, Prediction
 from medpanoptic.stages import Stages
 
 Progress = Callable[[float], None]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 # Part of a window's side; as in nnU-Net (Isensee et al. 2021, online methods)
 _SIGMA = 0.125
 # two masks are one thing above this intersection over union (or over the part that a window border left)
@@ -96,19 +100,26 @@ def predict_image(
     )
     semantic, dense = _Blend(padded.shape[1:], window), _Blend(padded.shape[1:], window)
     pieces: list[_Piece] = []
-    for first in range(0, len(corners), batch):
-        group = corners[first : first + batch]
-        with stages("network"):
-            x = torch.stack([padded[_cut(corner, window)] for corner in group])
-            logits, raw, instances = _run(network, x, device or image.device, amp)
+    groups = [corners[first : first + batch] for first in range(0, len(corners), batch)]
+    target = torch.device(device or image.device)
+
+    def run(group: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor | None, list[Instances]]:
+        return _run(network, torch.stack([padded[_cut(corner, window)] for corner in group]), target, amp)
+
+    # a window per thread keeps threads busier than threads within a window; proposal heads are not made for that
+    threads = torch.get_num_threads() if target.type == "cpu" and network.instance_head.is_dense else 1
+    done = 0
+    with stages("network"):
+        for group, (logits, raw, instances) in zip(groups, in_threads(run, groups, threads), strict=True):
             for i, corner in enumerate(group):
                 semantic.add(logits[i], corner)
                 if raw is not None:
                     dense.add(raw[i], corner)
                 else:
-                    pieces += _pieces(instances[i], first + i, corner, window, shape, image.device)
-        if progress is not None:
-            progress(min(1.0, (first + batch) / len(corners)))
+                    pieces += _pieces(instances[i], done + i, corner, window, shape, image.device)
+            done += len(group)
+            if progress is not None:
+                progress(done / len(corners))
     inside = _cut((0,) * len(shape), shape)
     with stages("decode"):
         blended = semantic.mean()[inside]
@@ -117,6 +128,34 @@ def predict_image(
         else:
             found = _merge(pieces, corners, window, image.device)
     return Prediction(blended, found)
+
+
+def in_threads(work: Callable[[Item], Result], items: Sequence[Item], threads: int) -> Iterator[Result]:
+    """Yield ``work(item)`` in the order of ``items``, each item on one of torch's threads.
+
+    At most twice as many results wait as there are threads. An error, or an end of the iteration, stops the rest.
+    """
+    if threads == 1 or len(items) == 1:
+        yield from map(work, items)
+        return
+
+    def alone(item: Item) -> Result:
+        with torch.no_grad():  # is set per thread
+            return work(item)
+
+    before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    waiting: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(alone, item))
+            if len(waiting) == 2 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        torch.set_num_threads(before)  # part of the setting is the process's
 
 
 def fit_window(shape: Sequence[int], window: Sequence[int], divisor: int | Sequence[int]) -> tuple[int, ...]:

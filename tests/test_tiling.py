@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from medpanoptic.errors import ModelError
 from medpanoptic.networks.outputs import Instances
-from medpanoptic.tiling import fit_window, predict_image, window_starts
+from medpanoptic.tiling import fit_window, in_threads, predict_image, window_starts
 
 
 def components(foreground, logits):
@@ -193,3 +193,29 @@ def test_windows_that_do_not_fit_are_refused():
         fit_window((5, 5), (8, 8, 8), 4)
     with pytest.raises(ModelError, match="overlap must be"):
         window_starts(10, 5, 1.0)
+
+
+def test_threads_give_what_one_gives_in_order_and_stop_on_errors():
+    before = torch.get_num_threads()
+    seen = []
+
+    def work(item):
+        seen.append(item)
+        assert not torch.is_grad_enabled()
+        assert torch.get_num_threads() == 1
+        return item * item
+
+    assert list(in_threads(work, range(20), 3)) == [i * i for i in range(20)]
+    assert torch.get_num_threads() == before
+    seen.clear()
+    first = in_threads(work, range(1000), 2)
+    assert next(first) == 0
+    first.close()
+    assert len(seen) < 20
+
+    def broken(item):
+        raise InterruptedError(item)
+
+    with pytest.raises(InterruptedError):
+        list(in_threads(broken, range(10), 2))
+    assert torch.get_num_threads() == before

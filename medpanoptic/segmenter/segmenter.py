@@ -25,6 +25,7 @@ from medpanoptic.networks.outputs import Prediction
 from medpanoptic.preprocess import SPATIAL_STEPS, Preprocessing, grid_affine
 from medpanoptic.refusion import fuse_prediction
 from medpanoptic.result import PanopticResult, Provenance
+from medpanoptic.segmenter.folding import fold_norms
 from medpanoptic.segmenter.inputs import InputWarning, find_warnings, fit_channels, network_steps, volume_from_array
 from medpanoptic.stages import Stages
 from medpanoptic.stored import SCORE_FLOOR, StoredPrediction, remove_prediction, write_prediction
@@ -48,7 +49,7 @@ class Segmenter:
     ) -> None:
         self.bundle, self.device = bundle, choose_device(device)
         self.amp = amp and self.device.type == "cuda"
-        self.network = network.eval().to(self.device)
+        self.network: Any = fold_norms(network.eval()).to(self.device)
         if bundle.spatial_dims == 2:  # a third faster on a CPU too
             self.network = self.network.to(memory_format=torch.channels_last)
 
