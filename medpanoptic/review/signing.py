@@ -16,6 +16,7 @@ from typing import Any
 from medpanoptic import __version__
 from medpanoptic.errors import ReviewError
 from medpanoptic.io import FORMATS, write_result
+from medpanoptic.io.dicom_sr import Reader, write_dicom_sr
 from medpanoptic.io.new_folder import new_folder
 from medpanoptic.result import PanopticResult, Provenance
 from medpanoptic.review.case_files import IMAGE, JOURNAL, SIGNATURE, file_digest
@@ -24,13 +25,15 @@ from medpanoptic.review.worklist import worklist
 
 # csv and picture for everyone; SEG, SR and secondary capture where there is a DICOM source
 _PLAIN = ("csv", "png")
-_DICOM = ("dicom-seg", "dicom-sr", "dicom-sc")
+_REPORT = "dicom-sr"  # written apart, since it names the reader
+_DICOM = ("dicom-seg", _REPORT, "dicom-sc")
 WORKLIST = "lesions.csv"
 
 
 def sign(
     session: ReviewSession,
     *,
+    organization: str = "",
     allow_unread: bool = False,
     formats: Sequence[str] | None = None,
     image: Path | str | Mapping[str, Path | str] | None = None,
@@ -39,6 +42,7 @@ def sign(
 
     It holds the result (rejected lesions left out), the formats, lesions.csv (the list, rejected ones included), the
     journal, and signature.json with the SHA-256 of every file. A review that found nothing is signed like any other.
+    organization : the reader's; with it the DICOM report is verified, else it names the reader as observer only.
     allow_unread : sign although lesions were not read. formats : names of ``FORMATS``; None takes csv and png, and the
     DICOM objects where the image is a DICOM series.
     image : the file, folder or {channel: path} that was read; its place is kept in image.json, so that the review can
@@ -59,7 +63,10 @@ def sign(
     target = opened.folder / f"v{session.version}"
     names = usual_formats(result) if formats is None else list(formats)
     with new_folder(target, frozenset(), _refuse) as draft:
-        write_result(result, draft, formats=names, volume=session.volume)
+        write_result(result, draft, formats=[n for n in names if n != _REPORT], volume=session.volume)
+        if _REPORT in names:
+            reader = Reader(session.reader, organization.strip())
+            write_dicom_sr(result, draft, session.volume, reader=reader, verified=bool(reader.organization))
         _write_worklist(session, draft / WORKLIST)
         if image is not None:
             _write_image(image, draft / IMAGE)

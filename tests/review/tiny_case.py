@@ -22,7 +22,7 @@ SHAPE = (12, 16, 18)
 SPACING = (3.0, 1.5, 1.0)
 
 
-def tiny_result(shape=SHAPE, with_stuff=True):
+def tiny_result(shape=SHAPE, with_stuff=True, affine=None):
     """Ids 1, 2 tissue; 3, 4 tumours that touch at column 9; 5 a node. One dropped candidate with its mask."""
     ndim = len(shape)
     stuff = np.ones(shape, np.uint8)
@@ -39,7 +39,7 @@ def tiny_result(shape=SHAPE, with_stuff=True):
         ids,
         tuple(segments),
         CLASSES,
-        spatial_affine(SPACING[-ndim:], (-5, -6, -7)),
+        spatial_affine(SPACING[-ndim:], (-5, -6, -7)) if affine is None else affine,
         provenance=Provenance("tiny", "1"),
         stuff=stuff if with_stuff else None,
         dropped=(dropped,),
