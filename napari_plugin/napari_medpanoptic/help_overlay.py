@@ -8,7 +8,7 @@ from typing import Any
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QLabel, QWidget
 
-from napari_medpanoptic.keys import DISPLAY_KEYS, Key
+from napari_medpanoptic.keys import DISPLAY_KEYS, REVIEW_KEYS, Key
 
 _NAME = "medpanoptic_keys"
 _STYLE = "background: rgba(20, 22, 28, 235); color: #f0f0f0; border: 1px solid #ffd166; padding: 14px;"
@@ -56,12 +56,12 @@ def rows(keys: tuple[Key, ...]) -> tuple[tuple[str, str], ...]:
     return (*presets, *shown)
 
 
-def toggle(viewer: Any, more: dict[str, tuple[tuple[str, str], ...]] | None = None) -> None:
+def toggle(viewer: Any) -> None:
     """Show or hide the list on the main canvas."""
     canvas = viewer.window._qt_viewer.canvas.native
     there = canvas.findChild(QLabel, _NAME)
     if there is not None:
         there.mousePressEvent(None)
         return
-    groups = {"Look": rows(DISPLAY_KEYS), "Mouse": MOUSE, **(more or {}), "Tools": NAPARI}
+    groups = {"Look": rows(DISPLAY_KEYS), "Mouse": MOUSE, "Review": rows(REVIEW_KEYS), "Tools": NAPARI}
     HelpOverlay(canvas, groups).show()

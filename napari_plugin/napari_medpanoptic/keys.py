@@ -36,6 +36,24 @@ DISPLAY_KEYS = (
 )
 
 
+REVIEW_KEYS = (
+    Key("N", "next", "next lesion"),
+    Key("Shift-N", "previous", "the lesion before"),
+    Key("A", "accept", "accept, and on to the next unread"),
+    Key("R", "reject", "reject"),
+    Key("U", "unsure", "unsure"),
+    Key("Delete", "delete", "delete the lesion"),
+    Key("J", "merge", "join: chosen rows, or with the lesion under the crosshair"),
+    Key("S", "split", "split at the crosshair, across the long axis"),
+    Key("I", "new", "new lesion, grown at the crosshair"),
+    Key("Shift-I", "interpolate", "fill between slices"),
+    Key("D", "model", "what the model said, shown or hidden"),
+    Key("Q", "axes", "diameters, shown and draggable, or hidden"),
+    Key("Control-Z", "undo", "undo, whatever it was"),
+    Key("Control-Shift-Z", "redo", "redo"),
+)
+
+
 def bind(viewer: Any, keys: tuple[Key, ...], actions: dict[str, Callable[[], Any]]) -> None:
     """Bind each key to its action on a viewer. Binding again replaces what was there."""
     for key in keys:

@@ -34,13 +34,11 @@ SHARED: dict[str, tuple[str, ...]] = {
 class LayerMirror:
     """Keeps copies of ``source``'s layers in ``target`` (both ViewerModels).
 
-    painted : called with (layer, event) after a stroke on a copy; the original and the other copies are refreshed
-        by ``refresh``.
+    A stroke on a copy is told as a stroke on its original, so that who listens there need not know of copies.
     """
 
-    def __init__(self, source: Any, target: Any, painted: Callable[[Any, Any], None]) -> None:
+    def __init__(self, source: Any, target: Any) -> None:
         self.source, self.target = source, target
-        self.painted = painted
         self.copies: dict[Any, Any] = {}
         self._callbacks: dict[Any, list[tuple[Any, Callable]]] = {}
         self._busy = False
@@ -80,6 +78,9 @@ class LayerMirror:
             return  # surfaces, tracks and pyramids stay in the main canvas
         data, attributes, kind = layer.as_layer_data_tuple()
         copy = type(layer).create(data, attributes, kind)
+        copy._keymap = layer._keymap  # one set of keys, as for the viewers
+        for name in shared:  # the tuple leaves some out, such as the outline
+            setattr(copy, name, getattr(layer, name))
         self.copies[layer] = copy
         links: list[tuple[Any, Callable]] = []
         for name in shared:
@@ -145,4 +146,4 @@ class LayerMirror:
 
     def _on_painted(self, layer: Any, copy: Any, event: Any) -> None:
         layer.refresh()
-        self.painted(layer, event)
+        layer.events.paint(value=event.value)

@@ -25,7 +25,7 @@ class PlanesWidget(QWidget):
         self.viewer = viewer = getattr(napari_viewer, "__wrapped__", napari_viewer)
         arrange(viewer)
         order = viewer.dims.order if viewer.dims.ndim == 3 else (0, 1, 2)
-        self.sides = [SideCanvas(viewer, plane, self._painted) for plane in other_planes(order)]
+        self.sides = [SideCanvas(viewer, plane) for plane in other_planes(order)]
         self.crosshairs = [Crosshair(viewer, viewer.window._qt_viewer.canvas), *(s.crosshair for s in self.sides)]
         self.in_step = InStep([viewer, *(side.model for side in self.sides)])
         self._build()
@@ -95,9 +95,6 @@ class PlanesWidget(QWidget):
         for side in self.sides:
             side.shut()
         self.sides = []
-
-    def _painted(self, layer: Any, event: Any) -> None:
-        self.refresh(layer)
 
     def _on_order(self, event: Any = None) -> None:
         if self.viewer.dims.ndim != 3:

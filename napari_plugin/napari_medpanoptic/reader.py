@@ -63,7 +63,26 @@ def read(path: str | Sequence[str]) -> list[LayerData]:
         layers = read_path(Path(path if isinstance(path, str) else path[0]))
     _dress_viewer()
     _show_notes(layers)
+    _review_soon(layers)
     return layers
+
+
+def _review_soon(layers: list[LayerData]) -> None:
+    """Begin a review once napari shows a case that a person opened or dropped on the window."""
+    import napari
+
+    viewer, case = napari.current_viewer(), layers[0][1]["metadata"][KEY].get("case")
+    if viewer is None or case is None:
+        return
+    from qtpy.QtCore import QTimer
+
+    def begin() -> None:
+        from napari_medpanoptic.start import start_review
+
+        if any(layer.metadata.get(KEY, {}).get("case") == case for layer in viewer.layers):
+            start_review(viewer, case)
+
+    QTimer.singleShot(0, begin)
 
 
 @contextmanager
@@ -83,7 +102,10 @@ def read_path(path: Path) -> list[LayerData]:
 
     folder = path.parent if path.name == RESULT_FILE else path
     if (folder / RESULT_FILE).is_file():
-        return result_layers(read_result(folder), name=folder.name)
+        layers = result_layers(read_result(folder), name=folder.name)
+        for _, look, _ in layers:
+            look["metadata"][KEY]["case"] = folder
+        return layers
     if path.is_dir():
         return study_layers(path)
     return _images(read_volume(path), case_name(path))

@@ -18,13 +18,13 @@ from napari_medpanoptic.view import arrange_canvas, set_plane
 class SideCanvas(QWidget):
     """Shows another plane of ``viewer``; ``model`` is a ViewerModel of its own, with slider, letters and scale bar."""
 
-    def __init__(self, viewer: Any, plane: str, painted: Any) -> None:
+    def __init__(self, viewer: Any, plane: str) -> None:
         super().__init__()
         self.viewer = viewer
         self.model = ViewerModel(title=plane)
         self.model.theme = viewer.theme
         arrange_canvas(self.model)
-        self.mirror = LayerMirror(viewer, self.model, painted)
+        self.mirror = LayerMirror(viewer, self.model)
         self.qt: Any = QtViewer(self.model)
         self.crosshair = Crosshair(self.model, self.qt.canvas)
         # one set of keys: what is bound on the viewer works over every canvas

@@ -1,0 +1,102 @@
+"""RECIST diameters of the current lesion as two lines that can be dragged; a drag is an edit of the session."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from medpanoptic.geometry import to_world
+from medpanoptic.review.edit import Line
+from napari_medpanoptic.reading import Reading
+
+COLORS = ("#ffd166", "#56b4e9")  # long, short
+
+
+class Diameters:
+    """Keeps a Shapes layer of two lines in step with the current lesion."""
+
+    def __init__(self, reading: Reading) -> None:
+        self.reading = reading
+        self.layer: Any = None
+        self._busy = False
+        reading.watchers.append(self.follow)
+
+    def toggle(self) -> None:
+        """Show the lines ready to be dragged, or take them away."""
+        viewer = self.reading.viewer
+        if self.layer is not None:
+            self.close_layer()
+            return
+        things = self.reading.things
+        self.layer = viewer.add_shapes(
+            ndim=things.ndim,
+            name=f"{self.reading.name} diameters",
+            scale=things.scale,
+            translate=things.translate,
+            units=things.units,
+            face_color="transparent",
+        )
+        self.layer.events.data.connect(self._on_data)
+        self.follow()
+        self.layer.mode = "direct"  # ends of lines can be dragged
+        viewer.layers.selection.active = self.layer
+
+    def close_layer(self) -> None:
+        """Take the lines away and go back to the lesions."""
+        viewer, layer, self.layer = self.reading.viewer, self.layer, None
+        if layer in viewer.layers:
+            viewer.layers.remove(layer)
+        if self.reading.things in viewer.layers:
+            viewer.layers.selection.active = self.reading.things
+
+    def close(self) -> None:
+        """Let go of the reading."""
+        self.reading.watchers.remove(self.follow)
+        if self.layer is not None:
+            self.close_layer()
+
+    def follow(self) -> None:
+        """Draw the lines of the current lesion as they are now."""
+        if self.layer is None or self._busy:
+            return
+        if self.layer not in self.reading.viewer.layers:
+            self.layer = None  # a person deleted it
+            return
+        self._busy = True
+        try:
+            self.layer.selected_data = set()
+            self.layer.data = []
+            if self.reading.current is not None:
+                ends = [self.reading.grid.display_points_of_mm(line) for line in self.lines()]
+                self.layer.add_lines(ends, edge_width=0.4, edge_color=list(COLORS))
+        finally:
+            self._busy = False
+
+    def lines(self) -> tuple[Line, Line]:
+        """Return long and short axis in LPS mm: the reader's, else the computed ones."""
+        session, current = self.reading.session, self.reading.current or 0
+        row, measures = session.row(current), session.measures(current)
+        computed = ((a.start_mm, a.stop_mm) for a in (measures.long_axis, measures.short_axis))
+        long_axis, short_axis = (
+            drawn or line for drawn, line in zip((row.long_axis, row.short_axis), computed, strict=True)
+        )
+        return long_axis, short_axis
+
+    def _on_data(self, event: Any) -> None:
+        """Keep lines that were dragged."""
+        finished = str(getattr(event, "action", "")).endswith("changed")
+        if self._busy or self.reading.current is None or not finished or len(self.layer.data) != 2:
+            return
+        new = [self._line(ends) for ends in self.layer.data]
+        if not all(np.allclose(a, b, atol=1e-3) for a, b in zip(new, self.lines(), strict=True)):
+            self._busy = True  # the lines are where the hand left them
+            try:
+                self.reading.attempt(lambda: self.reading.session.set_axes(self.reading.current or 0, new[0], new[1]))
+            finally:
+                self._busy = False
+
+    def _line(self, display: Any) -> Line:
+        ends = to_world(self.reading.grid.native_points(display), self.reading.grid.affine)
+        (x, y, z), (u, v, w) = ends.tolist()
+        return (x, y, z), (u, v, w)

@@ -1,0 +1,308 @@
+"""A review in the viewer: the session's map as a Labels layer, the lesion that is read, verdicts and corrections.
+
+napari models only, no Qt. The session is the one truth: what napari's brush paints is handed to it, and the layer is
+then drawn from the session's map, so that undo, neighbours and measures cannot go apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from medpanoptic.errors import MedpanopticError
+from medpanoptic.measure import is_calibrated
+from medpanoptic.result import Box, Verdict
+from medpanoptic.review import (
+    Change,
+    LesionChange,
+    ReviewSession,
+    compare,
+    filter_rows,
+    next_row,
+    sort_rows,
+    update_rows,
+    worklist,
+)
+from medpanoptic.review.regions import slices
+from medpanoptic.review.worklist import MEASURE_AT_ONCE, SORT_KEYS, axes_mm
+from napari_medpanoptic.grid import Grid, strokes
+from napari_medpanoptic.layers import KEY, result_layers
+from napari_medpanoptic.view import arrange, box_in_viewer, planes_dock, show_point
+
+MODEL_COLOR = (0.34, 0.71, 0.91, 1.0)  # sky blue: told apart from every class colour, also by the colour blind
+VERDICTS = {"unread", "accepted", "rejected", "unsure"}
+FEATURES = ("class", "score", "volume_mm3", "area_mm2", "long_axis_mm", "status", "note")
+
+
+class Reading:
+    """Binds a ReviewSession to a viewer. ``current`` is the lesion that is read; ``watchers`` hear of every change."""
+
+    def __init__(self, viewer: Any, session: ReviewSession, name: str) -> None:
+        self.viewer, self.session, self.name = viewer, session, name
+        self.grid = Grid(session.affine, session.ids.shape)
+        self.table = worklist(session)
+        self.order, self.descending, self.filter = "score", True, ""
+        self.current: int | None = None
+        self.go_on = True
+        self.watchers: list[Callable[[], None]] = []
+        self.tell: Callable[[str], None] = self._status
+        arrange(viewer)
+        self.stuff, self.things, self.model = self._add_layers()
+        session.listeners.append(self._on_change)
+        self.things.events.paint.connect(self._on_paint)
+
+    def _add_layers(self) -> tuple[Any, Any, Any]:
+        now = result_layers(self.session.freeze(), self.name, self.session.volume)
+        stuff, things = (self.viewer.add_labels(data, **look) for data, look, _ in now)
+        data, look, _ = result_layers(self.session.model, self.name)[1]
+        look["colormap"] = {None: MODEL_COLOR, 0: (0.0,) * 4}
+        look |= {"name": f"{self.name} model", "visible": False}
+        model = self.viewer.add_labels(data, **look)
+        model.metadata[KEY]["role"] = "model"
+        model.editable = False
+        for layer in (stuff, model):
+            layer.mode = "pan_zoom"
+        self.viewer.layers.selection.active = things
+        return stuff, things, model
+
+    def close(self) -> None:
+        """Bring the journal to the disk and let go of the layers."""
+        self.session.listeners.remove(self._on_change)
+        self.things.events.paint.disconnect(self._on_paint)
+        if not self.session.signed:
+            self.session.close()
+        for layer in (self.stuff, self.things, self.model):
+            if layer in self.viewer.layers:
+                self.viewer.layers.remove(layer)
+
+    # ---- the list
+
+    def view(self) -> pd.DataFrame:
+        """Return the rows that pass the filter, in the chosen order."""
+        return sort_rows(filter_rows(self.table, self.filter), self.order, self.descending)
+
+    def sort(self, key: str) -> None:
+        """Order the list by a key of ``SORT_KEYS``; once more turns it round."""
+        usual = SORT_KEYS[key][1]
+        self.descending = not self.descending if key == self.order else usual
+        self.order = key
+
+    def about_current(self) -> str:
+        """Return what is known of the current lesion: model's words, measures, and what the reader changed."""
+        current = self.current
+        if current is None:
+            return ""
+        row = self.session.row(current)
+        segment = row.segment
+        parts = [f"Lesion {current}, {self.session.live.base.classes[segment.class_id].name}"]
+        if segment.origin == "added":
+            parts.append("added by the reader")
+        else:
+            parts.append(f"score {segment.score:.2f}, kept by the fusion")
+        if is_calibrated(self.session.live.base):
+            long_mm, short_mm = axes_mm(self.session, current)
+            parts.append(f"{long_mm:.1f} x {short_mm:.1f} mm")
+        for found in self.session.measures(current).intensities:
+            parts.append(f"{found.channel} mean {found.mean:.4g}, max {found.max:.4g} {found.unit}".rstrip())
+        parts += [change_text(c) for c in self.changes() if current in c.review_ids and c.relation != "unchanged"]
+        return "; ".join(parts)
+
+    def changes(self) -> list[LesionChange]:
+        """Return what the review changed against the model; empty for very many lesions, where it takes too long."""
+        return compare(self.session.model, self.session.live) if len(self.table) <= MEASURE_AT_ONCE else []
+
+    def go(self, segment_id: int | None, jump: bool = True) -> None:
+        """Read this lesion now: focus, brush and, with ``jump``, all planes on it."""
+        if segment_id is None or segment_id not in self.session.live.rows:
+            return
+        self.current = segment_id
+        self.session.focus(segment_id)
+        self.things.selected_label = segment_id
+        if jump:
+            box = self.session.live.box(segment_id)
+            show_point(self.viewer, *box_in_viewer(box, self.session.affine, self.session.ids.shape))
+        self._notify()
+
+    def step(self, by: int, unread: bool = False) -> None:
+        """Go to the next row (1) or the one before (-1)."""
+        self.go(next_row(self.view(), self.current, by, unread))
+
+    def verdict(self, verdict: Verdict) -> None:
+        """Give the current lesion a verdict and, if ``go_on``, go to the next unread one."""
+        if self.current is None:
+            return
+        following = next_row(self.view(), self.current, 1, unread=True)
+        done = self.attempt(lambda: self.session.set_verdict(self.current or 0, verdict))
+        if done and self.go_on and following != self.current:
+            self.go(following)
+
+    # ---- corrections
+
+    def attempt(self, action: Callable[[], Any]) -> bool:
+        """Do an edit; say why where it is refused. True if it was done."""
+        try:
+            action()
+        except MedpanopticError as error:
+            self.tell(str(error))
+            return False
+        return True
+
+    def under_crosshair(self) -> int | None:
+        """Return the lesion at the crosshair, or None."""
+        at = self.grid.nearest(self.viewer.dims.point)
+        found = int(self.session.ids[at]) if at is not None else 0
+        return found if found in self.session.things else None
+
+    def undo(self) -> None:
+        """Take back the last edit, whatever it was."""
+        self.attempt(self.session.undo)
+
+    def redo(self) -> None:
+        """Do again what was taken back."""
+        self.attempt(self.session.redo)
+
+    def delete(self) -> None:
+        """Take the current lesion out of map and list, and go on."""
+        gone, following = self.current, next_row(self.view(), self.current)
+        if gone is not None and self.attempt(lambda: self.session.delete(gone)):
+            self.go(following if following != gone else None)
+
+    def merge(self, ids: list[int] | None = None) -> None:
+        """Join the lesions chosen in the list, else the current one with the one under the crosshair."""
+        other = self.under_crosshair()
+        chosen = ids if ids and len(ids) > 1 else [i for i in (self.current, other) if i is not None]
+        if len(set(chosen)) < 2:
+            self.tell("Merge: choose two rows, or put the crosshair on the second lesion")
+        elif self.attempt(lambda: self.session.merge(chosen)):
+            self.go(chosen[0], jump=False)
+
+    def split(self) -> None:
+        """Split the current lesion by the plane through the crosshair, across its long axis."""
+        if self.current is None:
+            return
+        axis = self.session.measures(self.current).long_axis
+        normal = np.subtract(axis.stop_mm, axis.start_mm)
+        index = np.array([*self.grid.native_index(self.viewer.dims.point), 1.0])
+        columns = [*range(len(self.grid.shape)), 3]
+        point = self.grid.affine[:3, columns] @ index
+        self.attempt(lambda: self.session.split_by_plane(self.current or 0, point, normal))
+
+    def split_by_points(self, viewer_points: NDArray[np.float64]) -> None:
+        """Split the current lesion around two or more seeds, given in viewer coordinates."""
+        seeds = [self.grid.native_index(point) for point in viewer_points]
+        self.attempt(lambda: self.session.split_by_seeds(self.current or 0, seeds))
+
+    def add(self, class_id: int | None = None) -> None:
+        """Grow a new lesion at the crosshair."""
+        at = self.grid.nearest(self.viewer.dims.point)
+        chosen = class_id or self.session.live.base.classes.things[0].id
+        if at is not None:
+            self.attempt(lambda: self._select(self.session.add_at(at, chosen)))
+
+    def take_in(self, number: int) -> None:
+        """Make a dropped candidate a lesion."""
+        self.attempt(lambda: self._select(self.session.take_in(number)))
+
+    def interpolate(self) -> None:
+        """Fill the current lesion between the slices of the plane in the large canvas."""
+        axis = self.grid.order.axes[self.viewer.dims.order[0]] if self.viewer.dims.ndim == 3 else 0
+        self.attempt(lambda: self.session.interpolate(self.current or 0, axis))
+
+    def relabel(self, class_id: int) -> None:
+        """Give the current lesion another class."""
+        self.attempt(lambda: self.session.relabel(self.current or 0, class_id))
+
+    def toggle_model(self) -> None:
+        """Show or hide what the model said."""
+        self.model.visible = not self.model.visible
+
+    def _select(self, edit: Any) -> None:
+        if edit is not None:
+            self.go(edit.segment, jump=False)
+
+    def _on_paint(self, event: Any) -> None:
+        """Hand a stroke of napari's brush, eraser, polygon or bucket to the session."""
+        for label, before, corner, mask in strokes(event.value):
+            region = self.grid.native_region(corner, mask)
+            if not self.attempt(partial(self._apply, label, before, region)):
+                self._draw(region.box)
+        self._refresh()
+
+    def _apply(self, label: int, before: int, region: Any) -> None:
+        done = None
+        if label == 0:
+            done = self.session.erase(before, region)
+        elif label in self.session.things:
+            done = self.session.paint(label, region)
+        else:
+            done = self.session.add(region, self.session.live.base.classes.things[0].id)
+            self._select(done)
+        if done is None or done.box is None:
+            self._draw(region.box)  # all of it belongs to others: nothing was taken
+
+    def _on_change(self, change: Change) -> None:
+        self.table = update_rows(self.table, self.session, change.ids)
+        if change.box is not None:
+            self._draw(change.box)
+        elif set(change.action.split()) & VERDICTS:  # a rejected lesion leaves the picture, not the list
+            for segment_id in change.ids:
+                self._draw(self.session.live.box(segment_id))
+        self._color(change.ids)
+        self._show_features()
+        self._refresh()
+        if self.current not in self.session.live.rows:
+            self.current = None
+        self._notify()
+
+    def _draw(self, box: Box) -> None:
+        """Write a part of the session's map into the layer: lesions that are not rejected."""
+        rows, live = self.session.live.rows, self.session.live
+        part = live.ids[slices(box)]
+        shown = [
+            int(i)
+            for i in np.unique(part)
+            if i in rows and live.is_thing(int(i)) and rows[int(i)].segment.verdict != "rejected"
+        ]
+        things = np.where(np.isin(part, shown), part, 0)
+        self.things.data[self.grid.display_slices(box)] = self.grid.order.to_display(things)
+
+    def _color(self, ids: tuple[int, ...]) -> None:
+        """Give new and relabelled lesions their colour; recolouring takes 0.2 s in a large volume, so only then."""
+        from napari.utils.colormaps import DirectLabelColormap
+
+        known, base = self.things.colormap.color_dict, self.session.live.base
+        things = set(self.session.things)
+        wanted = {i: base.segment_color(self.session.row(i).segment) for i in ids if i in things}
+        colors = {i: np.array([*color, 255.0], np.float32) / 255 for i, color in wanted.items()}
+        new = {i: c for i, c in colors.items() if i not in known or not np.allclose(known[i], c)}
+        if new:
+            self.things.colormap = DirectLabelColormap(color_dict={**known, **new})
+
+    def _show_features(self) -> None:
+        columns = [name for name in FEATURES if name in self.table]
+        self.things.features = self.table[columns].reset_index()
+
+    def _refresh(self) -> None:
+        self.things.refresh()
+        dock = planes_dock(self.viewer)
+        if dock is not None:
+            dock.refresh(self.things)
+
+    def _notify(self) -> None:
+        for watcher in tuple(self.watchers):
+            watcher()
+
+    def _status(self, text: str) -> None:
+        self.viewer.status = text
+
+
+def change_text(change: LesionChange) -> str:
+    """Return a change against the model in words."""
+    if change.relation in ("added", "removed"):
+        return f"{change.relation} by the reader"
+    return f"{change.relation} by the reader: Dice {change.dice:.2f}, volume {100 * change.volume_change:+.0f} %"

@@ -1,0 +1,64 @@
+"""What the review's keys and buttons do. napari models only, no Qt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from napari_medpanoptic.keys import REVIEW_KEYS, Key, bind
+from napari_medpanoptic.reading import Reading
+
+# what a button says
+LABELS = {
+    "previous": "Previous",
+    "next": "Next",
+    "accept": "Accept",
+    "reject": "Reject",
+    "unsure": "Unsure",
+    "undo": "Undo",
+    "redo": "Redo",
+    "delete": "Delete",
+    "merge": "Join",
+    "split": "Split",
+    "new": "New",
+    "interpolate": "Fill between",
+    "model": "Model",
+    "axes": "Diameters",
+}
+
+
+def review_actions(
+    reading: Reading, chosen: Callable[[], list[int]], axes: Callable[[], Any]
+) -> dict[str, Callable[[], Any]]:
+    """Return {action: function}. chosen : the rows selected in the list. axes : shows or hides the diameters."""
+    return {
+        "next": partial(reading.step, 1),
+        "previous": partial(reading.step, -1),
+        "accept": partial(reading.verdict, "accepted"),
+        "reject": partial(reading.verdict, "rejected"),
+        "unsure": partial(reading.verdict, "unsure"),
+        "delete": reading.delete,
+        "merge": lambda: reading.merge(chosen()),
+        "split": reading.split,
+        "new": reading.add,
+        "interpolate": reading.interpolate,
+        "model": reading.toggle_model,
+        "axes": axes,
+        "undo": reading.undo,
+        "redo": reading.redo,
+    }
+
+
+def bind_review_keys(reading: Reading, actions: dict[str, Callable[[], Any]]) -> None:
+    """Bind the review keys on the viewer; undo and redo also on our layers, before napari's own label history."""
+    bind(reading.viewer, REVIEW_KEYS, actions)
+    history: tuple[Key, ...] = tuple(key for key in REVIEW_KEYS if key.action in ("undo", "redo"))
+    for layer in (reading.things, reading.stuff, reading.model):
+        bind(layer, history, actions)
+
+
+def unbind_review_keys(viewer: Any) -> None:
+    """Give the keys back."""
+    for key in REVIEW_KEYS:
+        viewer.bind_key(key.key, None)
