@@ -130,7 +130,7 @@ def fuse(
     else:
         owner, rest = occupancy, _argmax_stuff(logits, things)
     order, too_small = _survivors(owner, kept, min_thing_size)
-    ids = order[owner.long()]
+    ids = order.index_select(0, owner.ravel()).reshape(owner.shape)
     segments = [FusedSegment(int(order[i]), c.channel, c.score) for i, c in enumerate(kept) if order[i] > 0]
     segments += _fill_stuff(ids, rest, logits, min_stuff_size, len(segments))
     return Fused(ids, tuple(segments), _best_stuff(logits, things), (*dropped, *too_small))
@@ -195,20 +195,27 @@ def _without_overlap(
 
 def _fused_logits(mla: Tensor, mlb: Tensor) -> Tensor:
     """FL of EfficientPS: the sum of both logits, weighed by how far both believe in it."""
-    return (mla.sigmoid() + mlb.sigmoid()) * (mla + mlb)
+    return mla.sigmoid().add_(mlb.sigmoid()).mul_(mla + mlb)
+
+
+def _any_of(logits: Tensor, channels: Tensor) -> Tensor:
+    """Return (*S) the logit of one of several channels of (K, *S); of a single one that is its own, without a copy."""
+    chosen = channels.nonzero()[:, 0].tolist()
+    return logits[chosen[0]] if len(chosen) == 1 else logits[chosen].logsumexp(0)
 
 
 def _log_odds_owner(kept: list[_Candidate], logits: Tensor, things: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (*S) int32 number of the winner (len(kept): none) and (*S) int64 stuff channel of the rest, -1 = void."""
-    stuff = logits[~things].logsumexp(0) if bool((~things).any()) else torch.zeros_like(logits[0])
-    odds = (stuff - logits[things].logsumexp(0)).clamp_(-_LOG_ODDS_LIMIT, _LOG_ODDS_LIMIT)
-    best = _fused_logits(odds, odds)
+    """Return (*S) int32 number of the winner (len(kept): none) and (*S) int16 stuff channel of the rest, -1 = void."""
+    stuff = _any_of(logits, ~things) if bool((~things).any()) else torch.zeros_like(logits[0])
+    thing = _any_of(logits, things) if bool(things.any()) else torch.full_like(logits[0], -torch.inf)
+    odds = (stuff - thing).clamp_(-_LOG_ODDS_LIMIT, _LOG_ODDS_LIMIT)
+    best = odds.sigmoid().mul_(odds).mul_(4)  # FL(odds, odds), to the bit
     owner = torch.full_like(best, len(kept), dtype=torch.int32)
     for number, candidate in reversed(list(enumerate(kept))):
         where = candidate.where
         class_odds = (logits[candidate.channel][where] - stuff[where]).clamp_(-_LOG_ODDS_LIMIT, _LOG_ODDS_LIMIT)
         _claim(best[where], owner[where], _fused_logits(candidate.logits, class_odds), number)
-    return owner, torch.where(odds >= 0, _best_stuff(logits, things).long(), -1)
+    return owner, torch.where(odds >= 0, _best_stuff(logits, things), -1)
 
 
 def _efficientps_owner(kept: list[_Candidate], logits: Tensor, things: Tensor) -> Tensor:
@@ -244,6 +251,8 @@ def _best_stuff(logits: Tensor, things: Tensor) -> Tensor:
     if bool(things.all()):
         return torch.full_like(logits[0], -1, dtype=torch.int16)
     channels = torch.nonzero(~things)[:, 0].to(torch.int16)
+    if len(channels) == 1:
+        return torch.full_like(logits[0], int(channels[0]), dtype=torch.int16)
     return channels[logits[~things].argmax(0)]
 
 
@@ -255,7 +264,7 @@ def _argmax_stuff(logits: Tensor, things: Tensor) -> Tensor:
 
 def _survivors(owner: Tensor, kept: list[_Candidate], min_size: int) -> tuple[Tensor, list[DroppedInstance]]:
     """Return (len(kept) + 1) int32 new id of each owner number, 0 = not there, and those dropped for their area."""
-    sizes = torch.bincount(owner.ravel().long().cpu(), minlength=len(kept) + 1)[: len(kept)]
+    sizes = torch.bincount(owner.ravel().cpu(), minlength=len(kept) + 1)[: len(kept)]
     stays = sizes >= max(1, min_size)
     order = torch.where(stays, stays.cumsum(0), 0).to(torch.int32)
     table = torch.cat((order, torch.zeros(1, dtype=torch.int32))).to(owner.device)
