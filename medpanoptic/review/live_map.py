@@ -94,7 +94,11 @@ class LiveMap:
         return Region(box, self.ids[slices(box)] == segment_id)
 
     def flat(self, region: Region) -> NDArray[np.int32]:
-        """Return the sorted flat indices of a region's voxels."""
+        """Return the sorted flat indices of a region. Raises ReviewError (REVIEW-REGION) if it leaves the image."""
+        fits = len(region.box) == len(self.shape)
+        fits = fits and all(a >= 0 and b <= n for (a, b), n in zip(region.box, self.shape, strict=True))
+        if not fits and region.mask.any():
+            raise ReviewError("REVIEW-REGION", f"the region {region.box} is not inside the image {self.shape}")
         inside = np.nonzero(region.mask)
         places = tuple(i + start for i, (start, _) in zip(inside, region.box, strict=True))
         return np.ravel_multi_index(places, self.shape).astype(np.int32)

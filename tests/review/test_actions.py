@@ -8,7 +8,7 @@ from tiny_case import SHAPE, Clock, tiny_result, tiny_volume
 
 from medpanoptic.errors import ReviewError
 from medpanoptic.measure import measure_segment
-from medpanoptic.review import ReviewSession, polygon, region_of_indices, region_of_mask, stroke
+from medpanoptic.review import Region, ReviewSession, polygon, region_of_indices, region_of_mask, stroke
 
 TUMOUR, NODE = 3, 4
 VOXEL = st.tuples(*(st.integers(0, n - 1) for n in SHAPE))
@@ -227,6 +227,9 @@ def test_splitting_around_seeds_cuts_the_waist():
         ("REVIEW-VERDICT", lambda s: s.set_verdict(3, "fine")),
         ("REVIEW-TRACKING", lambda s: s.match(3, s.row(4).segment.tracking_uid)),
         ("REVIEW-REGION", lambda s: polygon([(0, 0), (1, 1)], SHAPE)),
+        ("REVIEW-REGION", lambda s: s.paint(3, Region(((11, 13), (0, 1), (0, 1)), np.ones((2, 1, 1), bool)))),
+        ("REVIEW-REGION", lambda s: s.paint(3, Region(((0, 2), (0, 1)), np.ones((2, 1), bool)))),
+        ("REVIEW-REGION", lambda s: Region(((0, 2), (0, 1)), np.ones((2, 2), bool))),
         ("REVIEW-REGION", lambda s: stroke([], 2, s.live.base.affine, SHAPE)),
     ],
 )
@@ -322,3 +325,20 @@ def test_interpolation_between_circles_is_the_cone_between_them(session):
     wanted = ((yy - 3) * 1.5) ** 2 + (xx - 9) ** 2 <= 4.0**2
     assert (middle ^ wanted).sum() <= 0.15 * wanted.sum()
     assert stroke([(0, 3, 9)], 1, affine, shape).mask.any()
+
+
+def test_pictures_are_reviewed_like_volumes():
+    result = tiny_result(SHAPE[1:])
+    session = ReviewSession(result, tiny_volume(result, "SM"), clock=Clock())
+    session.paint(3, stroke([(2, 6)], 3.0, session.affine, session.ids.shape))
+    session.paint(5, polygon([(11, 1), (11, 6), (14, 8)], session.ids.shape))
+    session.split_by_line(3, (6.5, 0), (6.5, 17))
+    session.add_at((3, 15), TUMOUR)
+    session.reject(4)
+    check_sums(session)
+    assert {s.id for s in session.freeze().things} == {3, 5, 6, 7}
+    with pytest.raises(ReviewError, match="REVIEW-SLICES"):
+        session.interpolate(3)
+    while session.undo():
+        pass
+    assert session.ids.tobytes() == result.ids.tobytes()
