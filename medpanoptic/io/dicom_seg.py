@@ -125,12 +125,19 @@ def make_segmentation(
     if syntax == _DEFLATED:
         segmentation.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     put_patient(segmentation, patient)
+    segmentation.ContentCreatorName = _creator(result)
     common.repeat_times(segmentation, made)
     uid = identity.uid(f"{role} dimensions")
     segmentation.DimensionOrganizationSequence[0].DimensionOrganizationUID = uid
     for item in segmentation.DimensionIndexSequence:
         item.DimensionOrganizationUID = uid
     return segmentation
+
+
+def _creator(result: PanopticResult) -> str:
+    """Return the reader who signed a review, without the characters that structure a DICOM name; else nobody."""
+    name = str(result.provenance.parameters.get("reader", ""))
+    return "".join(c for c in name if c.isprintable() and c not in "\\=")[:64]
 
 
 def numbered(result: PanopticResult) -> list[Segment]:

@@ -25,7 +25,7 @@ from dicom_results import (
 from medpanoptic.errors import WriteError
 from medpanoptic.geometry import to_index
 from medpanoptic.io import FORMATS, read_result, write_result
-from medpanoptic.result import Segment
+from medpanoptic.result import Provenance, Segment
 
 KINDS = ("dicom-seg", "dicom-seg-deflated", "dicom-seg-labelmap", "dicom-seg-labelmap-jpegls")
 LABELS = {"tumour 2": 2, "fat": 5, "tumour 40": 40, "tumour 41": 41}
@@ -153,6 +153,14 @@ def test_it_names_model_tracking_codes_and_source(tmp_path):
     assert referenced == set(source.sop_uids)
     assert (seg.StudyInstanceUID, seg.FrameOfReferenceUID) == ("1.2.3", "1.2.3.5")
     assert (seg.PatientName, seg.PatientSex, seg.ContentDate) == ("Secret^Person", "O", "20200102")
+
+
+def test_a_signed_review_names_its_reader(tmp_path):
+    source = write_series(tmp_path / "in", GRIDS["axial"])
+    made = Provenance(parameters={"reader": "Röntgen^W=C\\", "review_version": 1})
+    result = result_on(GRIDS["axial"], source, provenance=made)
+    seg = pydicom.dcmread(write_result(result, tmp_path / "out", formats=("dicom-seg",))["dicom-seg"][0])
+    assert seg.ContentCreatorName == "Röntgen^WC"
 
 
 def test_frames_point_at_the_slices_they_lie_on(tmp_path):
