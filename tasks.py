@@ -7,6 +7,7 @@ check   format, lint and types only
 fix     let ruff mend what it can
 gui     open napari with the plugin
 docs    run the code in README and docs, check their links
+audit   hold constraints.txt against the public list of known holes; needs the network, and is no part of test
 
 demo and gui make .venv-demo, the others .venv-test, in this folder, with the versions of constraints.txt; an
 environment that is up to date is used again. ``--here`` uses the Python that runs this file and installs
@@ -159,12 +160,24 @@ def fix(python: str) -> int:
     return run([*ruff, "check", "--fix", "-q"]) or run([*ruff, "format", "-q"])
 
 
+def audit(arguments: list[str]) -> int:
+    """Run pip-audit, in an environment of its own, on the pinned versions; one that it cannot look up is a failure."""
+    folder = ROOT / ".venv-audit"
+    if not venv_python(folder).exists():
+        say("making .venv-audit ...")
+        venv.create(folder, with_pip=True, symlinks=os.name != "nt")
+    python = str(venv_python(folder))
+    must([python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "pip-audit>=2.7"])
+    pinned = ["--strict", "--no-deps", "--disable-pip", "-r", "constraints.txt"]
+    return run([python, "-m", "pip_audit", *pinned, *arguments])
+
+
 def main() -> int:
     """Read the command line and run one task."""
     if sys.version_info < (3, 11):  # noqa: UP036 - the newcomer's Python is what it is
         sys.exit(f"tasks: Python 3.11 or newer is needed, this is {sys.version.split()[0]}")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=("demo", "test", "check", "fix", "gui", "docs"))
+    parser.add_argument("task", choices=("demo", "test", "check", "fix", "gui", "docs", "audit"))
     parser.add_argument("--view", action="store_true", help="demo: open the results in napari")
     parser.add_argument("--here", action="store_true", help="use this Python, install nothing")
     parser.add_argument("--system-packages", action="store_true", help="test: apt-get what the viewer tests need")
@@ -172,6 +185,8 @@ def main() -> int:
     options, tool = parser.parse_args(sys.argv[1:cut]), sys.argv[cut + 1 :]
     if options.task == "test" and needs_system_packages(options.system_packages):
         install_system_packages()
+    if options.task == "audit":
+        return audit(tool)
     if options.task in ("demo", "gui"):
         extras = {"viewer"} if options.view or options.task == "gui" else set()
         python = sys.executable if options.here else environment(".venv-demo", extras)
