@@ -123,8 +123,9 @@ def fuse(
     _check_numbers(logits, prediction.instances.mask_logits)
     candidates = _by_score(prediction.instances, logits.shape, is_thing)
     kept, occupancy, dropped = _without_overlap(candidates, logits, score_threshold, overlap_threshold)
+    stuff = _best_stuff(logits, things)
     if method == "log_odds":
-        owner, rest = _log_odds_owner(kept, logits, things)
+        owner, rest = _log_odds_owner(kept, logits, things, stuff)
     elif method == "efficientps":
         owner, rest = _efficientps_owner(kept, logits, things), _argmax_stuff(logits, things)
     else:
@@ -133,7 +134,7 @@ def fuse(
     ids = order.index_select(0, owner.ravel()).reshape(owner.shape)
     segments = [FusedSegment(int(order[i]), c.channel, c.score) for i, c in enumerate(kept) if order[i] > 0]
     segments += _fill_stuff(ids, rest, logits, min_stuff_size, len(segments))
-    return Fused(ids, tuple(segments), _best_stuff(logits, things), (*dropped, *too_small))
+    return Fused(ids, tuple(segments), stuff, (*dropped, *too_small))
 
 
 def _check_numbers(logits: Tensor, masks: Sequence[Tensor]) -> None:
@@ -204,7 +205,9 @@ def _any_of(logits: Tensor, channels: Tensor) -> Tensor:
     return logits[chosen[0]] if len(chosen) == 1 else logits[chosen].logsumexp(0)
 
 
-def _log_odds_owner(kept: list[_Candidate], logits: Tensor, things: Tensor) -> tuple[Tensor, Tensor]:
+def _log_odds_owner(
+    kept: list[_Candidate], logits: Tensor, things: Tensor, best_stuff: Tensor
+) -> tuple[Tensor, Tensor]:
     """Return (*S) int32 number of the winner (len(kept): none) and (*S) int16 stuff channel of the rest, -1 = void."""
     stuff = _any_of(logits, ~things) if bool((~things).any()) else torch.zeros_like(logits[0])
     thing = _any_of(logits, things) if bool(things.any()) else torch.full_like(logits[0], -torch.inf)
@@ -215,7 +218,7 @@ def _log_odds_owner(kept: list[_Candidate], logits: Tensor, things: Tensor) -> t
         where = candidate.where
         class_odds = (logits[candidate.channel][where] - stuff[where]).clamp_(-_LOG_ODDS_LIMIT, _LOG_ODDS_LIMIT)
         _claim(best[where], owner[where], _fused_logits(candidate.logits, class_odds), number)
-    return owner, torch.where(odds >= 0, _best_stuff(logits, things), -1)
+    return owner, torch.where(odds >= 0, best_stuff, -1)
 
 
 def _efficientps_owner(kept: list[_Candidate], logits: Tensor, things: Tensor) -> Tensor:
