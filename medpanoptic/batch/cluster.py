@@ -52,9 +52,10 @@ class Session:
         """Return how many studies can be worked on at once; 0 too if the scheduler does not answer."""
         if self._client.status != "running":
             return 0
+        if not self._gpu:
+            return sum(self._client.nthreads().values())
         workers = self._client.scheduler_info()["workers"].values()
-        fitting = [w for w in workers if not self._gpu or w["resources"].get("GPU", 0) >= 1]
-        return sum(int(w["nthreads"]) for w in fitting)
+        return sum(int(w["nthreads"]) for w in workers if w["resources"].get("GPU", 0) >= 1)
 
     @property
     def is_lost(self) -> bool:

@@ -96,15 +96,22 @@ def read_status(
         return Status(ledger.counts(), ledger.codes(), ledger.totals(), ledger.last_run() or {})
 
 
-def find_study(output: str | Path, study: str, *, ledger_folder: str | Path | None = None) -> dict[str, Any]:
+def find_study(
+    output: str | Path,
+    study: str,
+    *,
+    ledger_folder: str | Path | None = None,
+    key_file: str | Path | None = None,
+) -> dict[str, Any]:
     """Return the row of one study: by handle, StudyInstanceUID, or path of an image file.
 
     UIDs and paths need the batch's key. Raises BatchError (STUDY-UNKNOWN) and those of ``read_status``.
     """
     names = [study]
     folders = _folders(output, ledger_folder)
-    if folders.key.is_file():
-        key = load_key(folders.key)
+    path = folders.key if key_file is None else Path(key_file)
+    if path.is_file():
+        key = load_key(path)
         names += [study_handle(key, study), study_handle(key, str(Path(study).resolve()))]
     with closing(_open(output, ledger_folder)) as ledger:
         for name in names:

@@ -25,13 +25,14 @@ def status(
     export: Annotated[Path | None, typer.Option(help="Write all rows of the ledger as JSON lines.")] = None,
     report: Annotated[bool, typer.Option("--report", help="Write OUT/report.html anew.")] = False,
     thumbnails: Annotated[bool, typer.Option("--thumbnails", help="With --report: show patient images.")] = False,
+    key: Annotated[Path | None, typer.Option(help="File with the key of the handles, as for batch.")] = None,
     ledger: Annotated[Path | None, typer.Option(help="Folder of the ledger, as for batch.")] = None,
 ) -> None:
     """Tell how a batch is doing: studies by state, reasons, rate."""
     from medpanoptic.batch.report import find_study, read_status, write_report
 
     if study is not None:
-        typer.echo(json.dumps(find_study(output, study, ledger_folder=ledger), indent=2, sort_keys=True))
+        typer.echo(json.dumps(find_study(output, study, ledger_folder=ledger, key_file=key), indent=2, sort_keys=True))
         return
     if report:
         write_report(output, ledger_folder=ledger, thumbnails=thumbnails)

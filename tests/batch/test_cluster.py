@@ -78,7 +78,7 @@ class Batch(threading.Thread):
         except Exception as error:
             self.error = error
 
-    def end(self, seconds: float = 120) -> Summary:
+    def end(self, seconds: float = 400) -> Summary:
         self.join(seconds)
         assert self.error is None
         assert self.summary is not None
@@ -94,12 +94,12 @@ def test_a_worker_or_scheduler_that_dies_costs_no_study(
     first = dask_.scheduler()
     batch = Batch([tmp_path / "in"], out, model=tiny_model, scheduler=dask_.address, limits=LIMITS, threads=1)
     # no worker yet: the batch waits, and finds the scheduler again after a restart
-    wait_for((out / "ledger.sqlite").exists, 60)
+    wait_for(lambda: "Receive client connection" in dask_.log.read_text("utf-8"), 60)
     first.kill()
     first.wait()
     dask_.scheduler()
     worker = dask_.worker()
-    child = wait_for(lambda: list(workers_of(out)), 120)[0]
+    child = wait_for(lambda: list(workers_of(out)), 300)[0]
     worker.kill()
     assert not psutil.wait_procs([child], timeout=20)[1]
     dask_.worker()
@@ -109,7 +109,6 @@ def test_a_worker_or_scheduler_that_dies_costs_no_study(
     assert not list((out / "results").glob(".*"))
     # what the cluster logs is read by many
     said = dask_.log.read_text("utf-8")
-    assert "study-" not in said or "ZZPLANTED" not in said
     assert not [word for word in ("ZZPLANTED", study_uid(0)) if word in said]
     outcome("dask worker killed", "its children end with it; its studies run on another worker")
     outcome("scheduler restart", "the client finds it again and hands out anew what was running")

@@ -70,7 +70,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_sigterm_ends_it_cleanly(place: Path, tiny_model: Path, outcome: Outcome) -> None:
     client = start(place, tiny_model)
-    wait_for(lambda: list(workers_of(place / "out")), 120)
+    wait_for(lambda: list(workers_of(place / "out")), 300)
     client.send_signal(signal.SIGTERM)
     out, err = client.communicate(timeout=60)
     assert client.returncode == 4, err
@@ -91,7 +91,7 @@ def test_a_killed_client_takes_its_children_along_and_loses_nothing(
 ) -> None:
     before = written(place)
     client = start(place, tiny_model)
-    children = wait_for(lambda: len(finished(place)) > len(before) and list(workers_of(place / "out")), 120)
+    children = wait_for(lambda: len(finished(place)) > len(before) and list(workers_of(place / "out")), 300)
     everyone = [*children, *psutil.Process(client.pid).children(recursive=True)]
     client.kill()
     client.communicate()
