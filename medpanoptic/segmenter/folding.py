@@ -13,7 +13,7 @@ _CONVS = (nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm2d, nn.BatchNorm3d)
 
 
-def fold_norms(network: nn.Module) -> nn.Module:
+def fold_norms(network: Any) -> Any:
     """Return a copy whose batch norms are part of the convolutions before them; the network itself if it has none.
 
     Only a norm that follows its convolution in one ``nn.Sequential`` is folded. Logits move by about 1e-5.

@@ -49,7 +49,7 @@ class Segmenter:
     ) -> None:
         self.bundle, self.device = bundle, choose_device(device)
         self.amp = amp and self.device.type == "cuda"
-        self.network: Any = fold_norms(network.eval()).to(self.device)
+        self.network = fold_norms(network.eval()).to(self.device)
         if bundle.spatial_dims == 2:  # a third faster on a CPU too
             self.network = self.network.to(memory_format=torch.channels_last)
 
