@@ -19,7 +19,7 @@ from medpanoptic.identity import Identity, identify
 from medpanoptic.io.dicom_common import segment_label
 from medpanoptic.io.key_images import without_rejected
 from medpanoptic.io.outline import Part, outlines
-from medpanoptic.io.result_files import is_calibrated
+from medpanoptic.measure import is_calibrated
 from medpanoptic.result import PanopticResult, Segment
 from medpanoptic.volume import Volume
 

@@ -1,5 +1,6 @@
 """From every format that can be read to every one that can be written: what a format claims to hold comes back."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -272,3 +273,16 @@ def test_the_page_on_formats_says_what_the_rows_say():
     assert page[start : page.index("\n\n", start)].splitlines() == holds_table()
     first = page[: page.index("## What each holds")]
     assert all(f"`{name}`" in first for name in FORMATS)
+
+
+def test_every_code_of_the_writers_is_explained():
+    root = Path(__file__).resolve().parents[2]
+    page = "".join(p.read_text(encoding="utf-8") for p in (root / "docs" / "formats").glob("*.md"))
+    page += (root / "docs" / "conventions.md").read_text(encoding="utf-8")
+    modules = {row.writer.split(":")[0] for row in FORMATS.values()}
+    modules |= {row.reader.split(":")[0] for row in FORMATS.values() if row.reader}
+    modules |= {"write", "new_folder", "result_reader", "dropped", "dicom_source"}
+    for module in sorted(modules):
+        text = (root / "medpanoptic" / "io" / f"{module}.py").read_text(encoding="utf-8")
+        codes = set(re.findall(r"(?:Write|Read|Geometry)Error\(\s*\"([A-Z0-9-]+)\"", text))
+        assert not {code for code in codes if code not in page}, module
