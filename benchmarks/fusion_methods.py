@@ -14,7 +14,7 @@ import warnings
 from pathlib import Path
 
 import torch
-from validation import ARMS, ROOT, val_ids
+from validation import ARMS, ROOT, print_scores, val_ids
 
 from medpanoptic import Segmenter, evaluate, read_volume, write_result
 from medpanoptic.refusion import fuse_prediction
@@ -42,7 +42,7 @@ def main() -> None:
                     write_result(result, Path(scratch) / method / case, formats=())
             for method in METHODS:
                 print(f"\n== {Path(bundle).name}, fusion {method}")
-                print(evaluate(Path(scratch) / method, data).round(3).to_string(index=False), flush=True)
+                print_scores(evaluate(Path(scratch) / method, data))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 
@@ -59,7 +60,16 @@ def print_table(segmenter: Segmenter, data: Path, cases: list[str], output: Path
     seconds = time.perf_counter() - started
     table = evaluate(output, data, output / "scores.csv")
     print(f"\n{len(cases)} validation cases, {pixels / seconds / 1e6:.2f} Mpx (Mvoxel) a second, files included")
-    print(table.round(3).to_string(index=False))
+    print_scores(table)
+
+
+def print_scores(table: pd.DataFrame) -> None:
+    """The columns of a model card: counts, and each figure with its 95 % interval over cases."""
+    rows = table[["class", "kind", "cases", "n", "tp", "fp", "fn"]].copy()
+    for name in ("pq", "pq_case_mean", "sq", "rq", "ap50", "ap", "dice"):
+        parts = zip(table[name], table[f"{name}_low"], table[f"{name}_high"], strict=True)
+        rows[name] = ["" if np.isnan(v) else f"{v:.3f} [{a:.3f}, {b:.3f}]" for v, a, b in parts]
+    print(rows.to_string(index=False), flush=True)
 
 
 def tumour_dice(result_ids: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
