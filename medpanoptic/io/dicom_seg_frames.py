@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from medpanoptic.geometry import Affine, to_index
 from medpanoptic.result import PanopticResult
@@ -33,20 +34,28 @@ def labelmap_frames(
 
     numbered : ids of the segments 1 ... n; the others count as none. order : (F,) slice of each frame.
     """
-    known = np.array([0, *sorted(s.id for s in result.segments)])
-    kind = np.dtype(np.uint8) if len(numbered) < 256 else np.dtype(np.uint16)
-    number_of = {segment_id: number for number, segment_id in enumerate(numbered, 1)}
-    numbers = np.array([number_of.get(int(i), 0) for i in known], kind)
+    kind = np.uint8 if len(numbered) < 256 else np.uint16
     frames = np.empty((len(order), *result.ids.shape[1:]), kind)
-    if known[-1] < _LARGEST_TABLE:
-        table = np.zeros(known[-1] + 1, kind)
-        table[known] = numbers
-        for frame, k in zip(frames, order, strict=True):
-            np.take(table, result.ids[k], out=frame)
-    else:
-        for frame, k in zip(frames, order, strict=True):
-            frame[...] = numbers[np.searchsorted(known, result.ids[k])]
+    for frame, plane in zip(frames, _number_planes(result, numbered, order.tolist()), strict=True):
+        frame[...] = plane
     return frames
+
+
+def _number_planes(
+    result: PanopticResult, numbered: Sequence[int], slices: Sequence[int]
+) -> Iterator[NDArray[np.uint16]]:
+    """Yield (row, column) segment numbers of each slice; no second map of the volume is made."""
+    known = np.array([0, *sorted(s.id for s in result.segments)])
+    number_of = {segment_id: number for number, segment_id in enumerate(numbered, 1)}
+    numbers = np.array([number_of.get(int(i), 0) for i in known], np.uint16)
+    if known[-1] >= _LARGEST_TABLE:
+        for k in slices:
+            yield numbers[np.searchsorted(known, result.ids[k])]
+        return
+    table = np.zeros(known[-1] + 1, np.uint16)
+    table[known] = numbers
+    for k in slices:
+        yield table[result.ids[k]]
 
 
 @contextmanager
@@ -79,17 +88,18 @@ def binary_frames(
 def _masks(
     result: PanopticResult, numbered: Sequence[int], slices: Sequence[int]
 ) -> Iterator[tuple[int, int, NDArray[np.bool_]]]:
-    """Yield segment number, slice and (row, column) mask, by number then slice; the mask array is used again."""
-    place = np.argsort(slices)
+    """Yield segment number, slice and (row, column) mask, by number, then as ``slices``; the mask is used again."""
+    windows: dict[int, dict[int, tuple[slice, ...]]] = {number: {} for number in range(1, len(numbered) + 1)}
+    for k, plane in zip(slices, _number_planes(result, numbered, slices), strict=True):
+        for number, window in enumerate(ndimage.find_objects(plane), 1):
+            if window is not None:
+                windows[number][k] = window
     mask = np.zeros(result.ids.shape[1:], bool)
     for number, segment_id in enumerate(numbered, 1):
-        (first, last), *plane = result.boxes[segment_id]
-        window = tuple(slice(*ends) for ends in plane)
-        for k in sorted(range(first, last), key=place.__getitem__):
+        for k, window in windows[number].items():
             np.equal(result.ids[k][window], segment_id, out=mask[window])
-            if mask[window].any():
-                yield number, k, mask
-        mask[window] = False
+            yield number, k, mask
+            mask[window] = False
 
 
 def pattern_slices(segmentation: Segmentation, affine: Affine) -> list[int]:
