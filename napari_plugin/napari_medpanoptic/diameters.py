@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -77,11 +78,11 @@ class Diameters:
         """Return long and short axis in LPS mm: the reader's, else the computed ones."""
         session, current = self.reading.session, self.reading.current or 0
         row, measures = session.row(current), session.measures(current)
-        computed = ((a.start_mm, a.stop_mm) for a in (measures.long_axis, measures.short_axis))
-        long_axis, short_axis = (
-            drawn or line for drawn, line in zip((row.long_axis, row.short_axis), computed, strict=True)
+        long_axis, short_axis = measures.long_axis, measures.short_axis
+        return (
+            row.long_axis or _ends(long_axis.start_mm, long_axis.stop_mm),
+            row.short_axis or _ends(short_axis.start_mm, short_axis.stop_mm),
         )
-        return long_axis, short_axis
 
     def _on_data(self, event: Any) -> None:
         """Keep lines that were dragged."""
@@ -97,6 +98,10 @@ class Diameters:
                 self._busy = False
 
     def _line(self, display: Any) -> Line:
-        ends = to_world(self.reading.grid.native_points(display), self.reading.grid.affine)
-        (x, y, z), (u, v, w) = ends.tolist()
-        return (x, y, z), (u, v, w)
+        start, stop = to_world(self.reading.grid.native_points(display), self.reading.grid.affine).tolist()
+        return _ends(start, stop)
+
+
+def _ends(start: Sequence[float], stop: Sequence[float]) -> Line:
+    (x, y, z), (u, v, w) = start, stop
+    return (x, y, z), (u, v, w)

@@ -229,21 +229,17 @@ class Reading:
         """Hand a stroke of napari's brush, eraser, polygon or bucket to the session."""
         for label, before, corner, mask in strokes(event.value):
             region = self.grid.native_region(corner, mask)
-            if not self.attempt(partial(self._apply, label, before, region)):
-                self._draw(region.box)
+            self.attempt(partial(self._apply, label, before, region))
+            self._draw(region.box)  # what was refused, because it belongs to a neighbour, goes back
         self._refresh()
 
     def _apply(self, label: int, before: int, region: Any) -> None:
-        done = None
         if label == 0:
-            done = self.session.erase(before, region)
+            self.session.erase(before, region)
         elif label in self.session.things:
-            done = self.session.paint(label, region)
+            self.session.paint(label, region)
         else:
-            done = self.session.add(region, self.session.live.base.classes.things[0].id)
-            self._select(done)
-        if done is None or done.box is None:
-            self._draw(region.box)  # all of it belongs to others: nothing was taken
+            self._select(self.session.add(region, self.session.live.base.classes.things[0].id))
 
     def _on_change(self, change: Change) -> None:
         self.table = update_rows(self.table, self.session, change.ids)
