@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from medpanoptic.batch.settings import ChildSettings, Limits, Study
@@ -14,6 +14,10 @@ from medpanoptic.errors import BatchError
 # a task whose worker dies is tried on so many others; it is no measure of poison, which never reaches a worker
 _ALLOWED_FAILURES = 3
 _LOOPBACK = "127.0.0.1:0"
+
+
+class SessionLostError(Exception):
+    """The scheduler does not answer any more: what it was working on has to be handed out anew."""
 
 
 class Session:
@@ -40,7 +44,11 @@ class Session:
         except OSError as error:
             raise BatchError("SCHEDULER-LOST", f"no dask scheduler answers at {scheduler}") from error
         self._plugin = f"medpanoptic-{uuid.uuid4().hex[:8]}"
-        self._register(settings, limits, 0 if scheduler or not gpu else _gpus())
+        try:
+            self._register(settings, limits, 0 if scheduler or not gpu else _gpus())
+        except OSError as error:
+            self.close()
+            raise BatchError("SCHEDULER-LOST", f"the dask scheduler at {scheduler} went away") from error
 
     def _register(self, settings: ChildSettings, limits: Limits, gpus: int) -> None:
         from medpanoptic.batch.worker import Slots
@@ -49,34 +57,44 @@ class Session:
         self._client.register_plugin(Slots(self._plugin, settings, limits, gpus), name=self._plugin)
 
     def slots(self) -> int:
-        """Return how many studies can be worked on at once; 0 too if the scheduler does not answer."""
-        if self._client.status != "running":
-            return 0
-        if not self._gpu:
-            return sum(self._client.nthreads().values())
-        workers = self._client.scheduler_info()["workers"].values()
-        return sum(int(w["nthreads"]) for w in workers if w["resources"].get("GPU", 0) >= 1)
+        """Return how many studies can be worked on at once. Raises SessionLostError."""
+        with self._alive():
+            if not self._gpu:
+                return sum(self._client.nthreads().values())
+            workers = self._client.scheduler_info()["workers"].values()
+            return sum(int(w["nthreads"]) for w in workers if w["resources"].get("GPU", 0) >= 1)
 
-    @property
-    def is_lost(self) -> bool:
-        """Tell whether the scheduler is gone."""
-        return self._client.status != "running"
+    @contextmanager
+    def _alive(self) -> Iterator[None]:
+        """Raise SessionLostError if the scheduler is gone, or goes while it is asked."""
+        from distributed.client import ClosedClientError
+
+        if self._client.status != "running":
+            raise SessionLostError
+        try:
+            yield
+        except (OSError, ClosedClientError) as error:  # dask's CommClosedError is an OSError
+            raise SessionLostError from error
 
     def submit(self, study: Study, divisor: int, known_digest: str, done: Callable[[Any], None]) -> Any:
-        """Hand a study to a worker; ``done(future)`` is called, from another thread, when there is a result."""
+        """Hand a study to a worker; ``done(future)`` is called, from another thread, when there is a result.
+
+        Raises SessionLostError.
+        """
         from medpanoptic.batch.worker import run_study
 
-        future = self._client.submit(
-            run_study,
-            self._plugin,
-            study,
-            divisor,
-            known_digest,
-            key=f"study-{study.handle}-{uuid.uuid4().hex[:8]}",
-            pure=False,
-            retries=0,
-            resources={"GPU": 1} if self._gpu else None,
-        )
+        with self._alive():
+            future = self._client.submit(
+                run_study,
+                self._plugin,
+                study,
+                divisor,
+                known_digest,
+                key=f"study-{study.handle}-{uuid.uuid4().hex[:8]}",
+                pure=False,
+                retries=0,
+                resources={"GPU": 1} if self._gpu else None,
+            )
         future.add_done_callback(done)
         return future
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medpanoptic.batch.cluster import Session
+from medpanoptic.batch.cluster import Session, SessionLostError
 from medpanoptic.batch.ledger import Ledger
 from medpanoptic.batch.log import Progress, log_event, write_metrics
 from medpanoptic.batch.outputs import read_marker
@@ -69,18 +69,19 @@ class Loop:
 
         connect : makes a session; called again if the scheduler goes away.
         """
-        session = connect()
+        session = self._connect(connect)
         try:
             while True:
-                if session.is_lost:
+                try:
+                    self._fill(session)
+                    if not self._running and (self._stopped or self._is_over()):
+                        return self._stopped
+                    if self._stop.at_once:
+                        return "STOPPED"
+                    with suppress(queue.Empty):
+                        self._finish(self._done.get(timeout=_TICK_S))
+                except SessionLostError:
                     session = self._reconnect(session, connect)
-                self._fill(session)
-                if not self._running and (self._stopped or self._is_over()):
-                    return self._stopped
-                if self._stop.at_once:
-                    return "STOPPED"
-                with suppress(queue.Empty):
-                    self._finish(self._done.get(timeout=_TICK_S))
                 self._tell()
         except BatchError as error:
             log_event("run ended", logging.ERROR, code=error.code)
@@ -90,6 +91,17 @@ class Loop:
         finally:
             session.close()
             self._tell(last=True)
+
+    def _connect(self, connect: Callable[[], Session]) -> Session:
+        """Make a session; a scheduler that is being restarted is waited for. Raises BatchError (SCHEDULER-LOST)."""
+        end = time.monotonic() + self._limits.worker_timeout_s
+        while True:
+            try:
+                return connect()
+            except BatchError as error:
+                if error.code != "SCHEDULER-LOST" or self._stop.wanted or time.monotonic() > end:
+                    raise
+            time.sleep(_TICK_S)
 
     def _is_over(self) -> bool:
         return not self._waiting and self._ledger.first(QUEUED) is None
@@ -131,7 +143,11 @@ class Loop:
         row = self._ledger.get(ticket.handle) or {}
         self._ledger.start(ticket.handle)
         study = self._index.study(ticket.handle)
-        future = session.submit(study, ticket.tries.divisor, row.get("input_digest") or "", self._done.put)
+        try:
+            future = session.submit(study, ticket.tries.divisor, row.get("input_digest") or "", self._done.put)
+        except SessionLostError:
+            self._again(ticket, 0.0)
+            raise
         self._running[future] = ticket
         log_event("started", logging.DEBUG, study=ticket.handle, files=len(study.files), bytes=study.bytes)
 
@@ -144,6 +160,8 @@ class Loop:
         outcome = _outcome(future)
         if outcome.code in {"STOPPED", "SCHEDULER-LOST"}:
             self._again(ticket, 0.0)
+            if outcome.code == "SCHEDULER-LOST":
+                raise SessionLostError
             return
         verdict = decide(outcome, ticket.tries, self._limits)
         level = logging.INFO if outcome.state else logging.WARNING
@@ -182,7 +200,7 @@ class Loop:
             self._again(ticket, 0.0)
         self._running.clear()
         session.close()
-        return connect()
+        return self._connect(connect)
 
     def _tell(self, last: bool = False) -> None:
         now = time.monotonic()

@@ -45,5 +45,7 @@ class Slots(WorkerPlugin):
 def run_study(plugin: str, study: Study, divisor: int, known_digest: str) -> Outcome:
     """Work on a study in this dask worker. What goes wrong with it is in the outcome, not raised."""
     worker = get_worker()
-    slots: Slots = worker.plugins[plugin]
+    slots: Slots | None = worker.plugins.get(plugin)
+    if slots is None:  # of a scheduler that was restarted and knows nothing of this batch
+        return Outcome(kind="transient", code="SCHEDULER-LOST")
     return replace(slots.run(study, divisor, known_digest), worker=str(worker.name))
