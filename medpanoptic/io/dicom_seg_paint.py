@@ -117,7 +117,7 @@ class Painter:
             raise ReadError(
                 "SEG-OVERLAP",
                 f"{self._name}: segments {numbers[0]} and {numbers[1]} (both {kind}) overlap, and a panoptic map has "
-                'one in each voxel; choose which wins: read_dicom_seg(path, overlap="first") or "last"',
+                'one in each voxel; choose which wins: overlap="first" or "last" of read_dicom_seg or read_rtstruct',
             )
         self._resolved.add((numbers[0], numbers[1]))
         return (self._number_of[new.id] == numbers[0]) == (self._overlap == "first")
