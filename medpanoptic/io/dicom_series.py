@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydicom.pixels import get_decoder
+from pydicom.uid import UID
 
 from medpanoptic.errors import GeometryError, ReadError, SelectionError
 from medpanoptic.io.dicom_files import quiet_pydicom, walk_files
@@ -162,11 +163,8 @@ def _check_instance(instance: Instance, label: str) -> None:
     if not instance.photometric.startswith("MONOCHROME"):
         raise ReadError("NOT-GRAY", f"{where}: not a gray image (colour or palette); a volume needs MONOCHROME1 or 2")
     syntax = instance.syntax
-    try:
-        with quiet_pydicom():
-            get_decoder(syntax)
-    except NotImplementedError:
-        raise ReadError("TRANSFER-SYNTAX", f"{where}: its transfer syntax is unknown; convert it") from None
+    if not _has_decoder(syntax):
+        raise ReadError("TRANSFER-SYNTAX", f"{where}: its transfer syntax is unknown; convert it")
     stored = instance.rows * instance.columns * instance.frame_count * instance.bits_allocated // 8
     if not (syntax.is_compressed or syntax.is_deflated) and instance.file_bytes < stored:
         raise ReadError("PIXELS-TRUNCATED", f"{where}: pixel data is missing or truncated; copy the file again")
@@ -174,6 +172,16 @@ def _check_instance(instance: Instance, label: str) -> None:
         raise ReadError("CT-UNIT", f"{where}: RescaleType says that values are not Hounsfield units (a material map?)")
     for frame in instance.frames:
         _check_rescale(instance, frame, where)
+
+
+def _has_decoder(syntax: UID) -> bool:
+    # an exception that quotes the UID must not hang on ours
+    try:
+        with quiet_pydicom():
+            get_decoder(syntax)
+    except NotImplementedError:
+        return False
+    return True
 
 
 def _check_rescale(instance: Instance, frame: Frame, where: str) -> None:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from medpanoptic.errors import ReadError, WriteError
 from medpanoptic.io import result_files
+from medpanoptic.io.dicom_files import quiet_pydicom
 from medpanoptic.io.formats import FORMATS
 from medpanoptic.io.losses import losses
 from medpanoptic.io.new_folder import new_folder
@@ -48,7 +49,8 @@ def write_result(
             "FORMAT-SHAPE", f"the image has shape {volume.shape}, the result {result.ids.shape}: not one case"
         )
     ours = frozenset(name for row in FORMATS.values() for name in row.files)
-    with new_folder(folder, ours, _check_is_result) as draft:
+    # highdicom's log names the UIDs of the source
+    with quiet_pydicom(), new_folder(folder, ours, _check_is_result) as draft:
         files = {name: FORMATS[name].write(result, draft, volume) for name in names}
     return {name: [folder / path.relative_to(draft) for path in paths] for name, paths in files.items()}
 

@@ -1,0 +1,282 @@
+"""Patient data stays in DICOM: names planted in every tag of a study are looked for in everything else that we make."""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import traceback
+import warnings
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from builders import axial_affine, write_series
+from pydicom import dcmread
+from pydicom.datadict import DicomDictionary
+from pydicom.dataset import Dataset
+from pydicom.uid import generate_uid
+
+from medpanoptic.bundle import pack_bundle
+from medpanoptic.cli import main
+from medpanoptic.errors import MedpanopticError
+from medpanoptic.io import FORMATS, find_series, inspect, read_result, read_study, read_volume, write_result
+from medpanoptic.networks import build
+from medpanoptic.volume import ChannelSpec
+
+MARK, DATE, UID_MARK = "Qqsecret", "19430317", "1.2.777777777"
+MARKS = ("qqsecret", DATE, "1943-03-17", UID_MARK)
+TEXT_VRS = {"PN", "LO", "SH", "ST", "LT", "UT", "UC", "AE", "UR"}
+# what decides on geometry and units is spoiled in its own case
+NEEDED = {"RescaleType"}
+CODE = ["49755003", "SCT", "Morphologically Abnormal Structure"]
+NETWORK = {
+    "_target_": "medpanoptic.networks.build.efficientps_centres", "spatial_dims": 3, "in_channels": 1,
+    "out_channels": 2, "thing_channels": [1], "fpn_channels": 8, "head_channels": 8,
+}  # fmt: skip
+
+
+def plant(index: int, dataset: Dataset) -> None:
+    """Put the mark into every text tag of the dictionary, a date into every date, and private elements."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for tag, (vr, vm, _, retired, keyword) in DicomDictionary.items():
+            if not keyword or retired or vm != "1" or keyword in NEEDED or not 0x0008 <= tag >> 16 <= 0x0040:
+                continue
+            if vr in TEXT_VRS:
+                setattr(dataset, keyword, f"{MARK}^{keyword[:4]}" if vr == "PN" else MARK)
+            elif vr in {"DA", "DT"}:
+                setattr(dataset, keyword, DATE)
+    for name in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SOPInstanceUID"):
+        entropy = [name, str(index)] if name == "SOPInstanceUID" else [name]
+        setattr(dataset, name, generate_uid(prefix=f"{UID_MARK}.", entropy_srcs=entropy))
+    block = dataset.private_block(0x0011, MARK, create=True)
+    block.add_new(1, "LO", MARK)
+    block.add_new(2, "UN", MARK.encode())
+    item = Dataset()
+    item.PatientName = MARK
+    dataset.OtherPatientIDsSequence = [item]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory) -> Path:
+    array = np.zeros((8, 32, 32), np.int16)
+    array[2:6, 10:20, 10:20] = 300
+    return write_series(tmp_path_factory.mktemp("in") / "case", array, axial_affine(), edit=plant)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    classes = [
+        {"id": 1, "name": "body", "is_thing": False, "color": [0, 0, 90], "category": CODE, "type": CODE},
+        {"id": 2, "name": "lesion", "is_thing": True, "color": [200, 90, 0], "category": CODE, "type": CODE},
+    ]
+    block = {
+        "classes": classes,
+        "channels": [{"name": "ct", "modality": "CT", "unit": "HU", "required": True}],
+        "spacing_mm": None,
+        "preprocessing": [{"_target_": "NormalizeChannelsd", "rules": [{"window": [0, 300]}]}],
+        "window": [32, 32, 32],
+        "overlap": 0.25,
+    }
+    torch.manual_seed(0)
+    network = build.efficientps_centres(**{k: v for k, v in NETWORK.items() if k != "_target_"})
+    described = {"version": "0.1.0", "monai_version": "1.6.1", "description": "test", "medpanoptic": block}
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    pack_bundle(folder, network.state_dict(), metadata=described, network_def=NETWORK)
+    return folder
+
+
+def leaks(text: str) -> list[str]:
+    return [mark for mark in MARKS if mark in text.lower()]
+
+
+def all_texts(error: BaseException | None) -> str:
+    """What an exception says, and every one that hangs on it, shown or not."""
+    seen, found = set(), []
+    todo = [error]
+    while todo:
+        one = todo.pop()
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            found += [repr(one), "".join(traceback.format_exception(one))]
+            todo += [one.__cause__, one.__context__]
+    return "\n".join(found)
+
+
+def contents(folder: Path) -> Iterator[tuple[str, bytes]]:
+    """Every file that is not DICOM, unpacked, by name."""
+    for path in folder.rglob("*"):
+        if path.is_file() and path.suffix != ".dcm":
+            raw = path.read_bytes()
+            yield path.name, gzip.decompress(raw) if path.suffix == ".gz" else raw
+
+
+@pytest.fixture
+def told(capfd, caplog, recwarn):
+    """Run something with all logging on; return all that was printed, logged and warned of."""
+
+    def run(work) -> str:
+        # what the test itself did to the files is not the library's doing
+        capfd.readouterr()
+        caplog.clear()
+        recwarn.clear()
+        said = []
+        with caplog.at_level(logging.DEBUG):
+            try:
+                work()
+            except (SystemExit, MedpanopticError) as error:
+                said.append(all_texts(error) if isinstance(error, MedpanopticError) else "")
+        out, err = capfd.readouterr()
+        said += [out, err, caplog.text, *(str(w.message) for w in recwarn)]
+        caplog.clear()
+        recwarn.clear()
+        return "\n".join(said)
+
+    return run
+
+
+def command(*words: object):
+    return lambda: main([str(word) for word in words])
+
+
+def test_the_marks_are_there(study):
+    text = (study / "one_000.dcm").read_bytes().lower()
+    assert text.count(b"qqsecret") > 300
+    assert all(mark.encode() in text for mark in (DATE, UID_MARK))
+
+
+def test_no_command_says_or_writes_what_tags_hold(study, model, tmp_path, told):
+    out = tmp_path / "out"
+    said = told(command("segment", study, "-o", out, "--model", model, "--device", "cpu"))
+    assert (out / "case" / "segments.json").is_file(), said
+    said += told(command("inspect", study)) + told(command("inspect", study, "--json"))
+    others = sorted(set(FORMATS) - {n for n in FORMATS if "dicom" in n})
+    words = ("--format", ",".join(others), "--image", study)
+    said += told(command("convert", out / "case", "-o", tmp_path / "converted", *words))
+    said += told(command("evaluate", out, out, "-o", tmp_path / "scores.csv"))
+    assert [line for line in said.splitlines() if leaks(line)] == []
+    assert len(list(tmp_path.rglob("*.csv"))) >= 2
+    assert leaks("\n".join(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*"))) == []
+    for name, raw in contents(tmp_path):
+        assert leaks(raw.decode("latin-1")) == [], name
+        assert leaks(raw.decode("utf-16-le", "ignore")) == [], name
+
+
+def test_a_result_holds_what_its_dicom_needs_and_prints_none_of_it(study, tmp_path, told):
+    volume = read_study(study, [ChannelSpec("ct", "CT")])
+    assert leaks(repr(volume.notes)) == []
+    assert leaks(" ".join(c.name for c in volume.channels)) == []
+    assert leaks(repr(find_series(study)) + repr(inspect(study))) == []
+    assert told(lambda: read_volume(study)).strip() == ""
+
+
+def _spoil(keyword: str, value: str):
+    """Write text where numbers or UIDs belong, past pydicom's checks."""
+
+    def edit(path: Path) -> None:
+        dataset = dcmread(path)
+        element = dataset.get_item(keyword)
+        raw = path.read_bytes()
+        old = element.value if isinstance(element.value, bytes) else str(element.value).encode()
+        assert old in raw
+        path.write_bytes(raw.replace(old, value.encode().ljust(len(old))[: len(old)], 1))
+
+    return edit
+
+
+def _set(keyword: str, value: object):
+    def edit(path: Path) -> None:
+        dataset = dcmread(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            setattr(dataset, keyword, value)
+            dataset.save_as(path)
+
+    return edit
+
+
+def _syntax(path: Path) -> None:
+    raw = path.read_bytes()
+    path.write_bytes(raw.replace(b"1.2.840.10008.1.2.1\0", b"Qqsecret.1.2.840.1\0\0", 1))
+
+
+BROKEN = {
+    **{
+        name: _spoil(name, MARK * 9)
+        for name in (
+            "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "SliceThickness",
+            "SOPClassUID", "PhotometricInterpretation", "InstanceNumber", "ImageType",
+        )
+    },
+    "RescaleType": _set("RescaleType", MARK),
+    "PatientID": _set("PatientID", "Qqsecret2"),
+    "StudyInstanceUID": _set("StudyInstanceUID", f"{UID_MARK}.2"),
+    "FrameOfReferenceUID": _set("FrameOfReferenceUID", f"{UID_MARK}.3"),
+    "SeriesInstanceUID": _set("SeriesInstanceUID", f"{UID_MARK}.4"),
+    "SpecificCharacterSet": _set("SpecificCharacterSet", MARK),
+    "Rows": _set("Rows", 7),
+    "transfer syntax": _syntax,
+    "cut header": lambda path: path.write_bytes(path.read_bytes()[:3000]),
+    "cut pixels": lambda path: path.write_bytes(path.read_bytes()[:-99]),
+    "gone": lambda path: path.unlink(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_broken_inputs_are_refused_without_their_values(study, tmp_path, told, kind):
+    folder = tmp_path / "case"
+    folder.mkdir()
+    for path in study.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    BROKEN[kind](folder / "one_003.dcm")
+    with zipfile.ZipFile(tmp_path / "case.zip", "w") as archive:
+        for path in folder.iterdir():
+            archive.write(path, path.name)
+    said = "".join(
+        told(work)
+        for work in (
+            lambda: read_volume(folder),
+            lambda: read_study(folder, [ChannelSpec("ct", "CT", "HU")]),
+            lambda: read_volume(tmp_path / "case.zip"),
+            lambda: print(find_series(folder)),
+            command("inspect", folder),
+        )
+    )
+    assert [line for line in said.splitlines() if leaks(line)] == []
+    assert said.strip()
+
+
+def test_writers_refuse_without_values(study, tmp_path, told):
+    """A source that has changed or gone since it was read: what writers say of it holds no value either."""
+    folder = tmp_path / "case"
+    folder.mkdir()
+    for path in study.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    volume = read_volume(folder)
+    result = _blank_result(volume)
+    _spoil("ImagePositionPatient", MARK * 9)(folder / "one_003.dcm")
+    (folder / "one_004.dcm").unlink()
+    said = ""
+    for name in FORMATS:
+        said += told(lambda name=name: write_result(result, tmp_path / name, formats=[name], volume=volume))
+    assert [line for line in said.splitlines() if leaks(line)] == []
+    assert leaks("\n".join(p.name for p in tmp_path.rglob("*"))) == []
+
+
+def _blank_result(volume):
+    from medpanoptic.classes import ClassInfo, ClassTable, Code
+    from medpanoptic.result import PanopticResult, Segment
+
+    code = Code(*CODE)
+    classes = ClassTable((ClassInfo(2, "lesion", True, (200, 90, 0), code, code),))
+    ids = np.zeros(volume.shape, np.int32)
+    ids[2:4, 5:9, 5:9] = 1
+    return PanopticResult(ids, (Segment(1, 2, 0.9),), classes, volume.affine, volume.source)
+
+
+def test_results_read_back_hold_nothing_of_the_source(study, tmp_path):
+    write_result(_blank_result(read_volume(study)), tmp_path / "r", formats=["csv"], volume=read_volume(study))
+    assert leaks(repr(read_result(tmp_path / "r").source)) == []
