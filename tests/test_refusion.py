@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+from test_segmenter import RESAMPLED, BrightThings, ChannelSpec, bundle, picture, study
 
 from medpanoptic.errors import ReadError, ResultError
 from medpanoptic.geometry import spatial_affine
@@ -14,7 +15,6 @@ from medpanoptic.refusion import fuse_case, fuse_prediction
 from medpanoptic.segmenter import Segmenter, segment_file
 from medpanoptic.stored import FILE, read_prediction, write_prediction
 from medpanoptic.volume import Volume
-from test_segmenter import RESAMPLED, BrightThings, ChannelSpec, bundle, picture, study
 
 
 def flat(shape, seed=0):
