@@ -188,7 +188,8 @@ def run_all(collection: Path, only: list[str]) -> int:
             totals[found["grade"]] += 1
             slowest, largest = max(slowest, found["seconds"]), max(largest, found["peak_mb"])
             numbers = f"{found['seconds']:5.1f} s {found['peak_mb']:6.0f} MB"
-            print(f"{case['name']:36} {found['grade']:20} {numbers}  {' '.join(found['said'].split())[:90]}", flush=True)
+            said = " ".join(found["said"].split())[:90]
+            print(f"{case['name']:36} {found['grade']:20} {numbers}  {said}", flush=True)
     finally:
         shutil.rmtree(private, ignore_errors=True)
     print(f"\n{len(cases)} cases: " + ", ".join(f"{n} {grade}" for grade, n in totals.most_common()))
