@@ -3,7 +3,7 @@
 The overhead is the wall time of a run with one worker, without the start of its child, less the time that the child
 says it spent on the studies (from reading to the marker), per study.
 
-Run: python benchmarks/batch.py [--studies 40] [--files 10000] [--size 32]
+Run: python benchmarks/batch.py [--studies 40] [--files 10000] [--size 32] (--studies 0: only the scan)
 """
 
 from __future__ import annotations
@@ -87,7 +87,8 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         time_scan(Path(folder), args.files)
-        time_runs(Path(folder), args.studies, args.size)
+        if args.studies:
+            time_runs(Path(folder), args.studies, args.size)
 
 
 if __name__ == "__main__":
