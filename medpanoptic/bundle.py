@@ -17,11 +17,12 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medpanoptic.bundle_configs import check_data, check_files, check_sizes, read_json
 from medpanoptic.classes import ClassTable
 from medpanoptic.errors import ModelError, ResultError
 from medpanoptic.volume import ChannelSpec
@@ -37,13 +38,7 @@ PREPROCESSING = ("Orientationd", "Spacingd", "ToChannelsd", "NormalizeChannelsd"
 _BUILD = "medpanoptic.networks.build."
 _WEIGHTS = Path("models") / "model.safetensors"
 _METADATA, _INFERENCE = Path("configs") / "metadata.json", Path("configs") / "inference.json"
-_MAX_CONFIG_BYTES = 4 * 2**20
-_MAX_DEPTH = 32
 _MAX_WEIGHT_BYTES = 4 * 2**30
-_CODE_SUFFIXES = {".py", ".pyc", ".pyd", ".pyw", ".so", ".dll", ".pkl", ".pickle"}
-_LARGEST_NUMBER, _LONGEST_LIST = 10_000, 256
-# beginnings with a meaning for MONAI: expression, reference, macro
-_CODE_MARKS = ("$", "@", "%")
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +51,7 @@ class Bundle:
     preprocessing : ``[{"_target_": name, arguments}]`` for ``preprocess.Preprocessing``.
     window, overlap : of ``tiling.predict_image``, in voxels of the network's grid and parts of the window.
     fusion : arguments of ``fusion.fuse``, but ``min_stuff_mm``, ``min_thing_mm`` in mm2 (2D) or mm3 (3D).
+    flips : spatial axes along which a run mirrors the image and averages what comes out; costs two per axis.
     limits : what the model was trained on; outside it warns. ``field_of_view_mm``, ``spacing_mm``: [low, high] or one
         such pair per spatial axis; ``intensity``: [low, high] or one such pair per channel of the image, between
         which its 0.1th and 99.9th percentile lie.
@@ -77,6 +73,7 @@ class Bundle:
     weights_sha256: str = ""
     fusion: Mapping[str, Any] = field(default_factory=dict)
     limits: Mapping[str, Any] = field(default_factory=dict)
+    flips: tuple[int, ...] = ()
 
     @property
     def spatial_dims(self) -> int:
@@ -128,15 +125,15 @@ def load_bundle(name_or_folder: str | Path, *, weights: bool = True) -> Bundle:
     Raises ModelError: MODEL-NAME, BUNDLE-UNSAFE, BUNDLE-SCHEMA, MODEL-WEIGHTS, MODEL-HASH.
     """
     folder = find_bundle(name_or_folder)
-    _check_files(folder)
-    metadata, inference = _read_json(folder / _METADATA), _read_json(folder / _INFERENCE)
-    _check_data(metadata, "metadata.json", targets=PREPROCESSING)
-    _check_data(inference, "inference.json", targets=tuple(_BUILD + name for name in NETWORKS))
-    _check_sizes(inference)
+    check_files(folder)
+    metadata, inference = read_json(folder / _METADATA), read_json(folder / _INFERENCE)
+    check_data(metadata, "metadata.json", targets=PREPROCESSING)
+    check_data(inference, "inference.json", targets=tuple(_BUILD + name for name in NETWORKS))
+    check_sizes(inference)
     for path in sorted((folder / "configs").glob("*.json")):
         # train.json, whose names the trainer holds against its own list, and what other tools may be pointed at
         if path.name not in (_METADATA.name, _INFERENCE.name):
-            _check_data(_read_json(path), path.name, targets=None)
+            check_data(read_json(path), path.name, targets=None)
     try:
         bundle = _parse(folder, metadata, inference)
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError, ResultError) as error:
@@ -219,7 +216,7 @@ def pack_bundle(
     for part in ("configs", "models"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     data = save({name: value.detach().cpu().contiguous() for name, value in weights.items()})
-    described = dict(_read_json(folder / _METADATA) if metadata is None else metadata)
+    described = dict(read_json(folder / _METADATA) if metadata is None else metadata)
     described["medpanoptic"] = {**described.get("medpanoptic", {}), "weights_sha256": hashlib.sha256(data).hexdigest()}
     _replace(folder / _WEIGHTS, data)
     _replace(folder / _METADATA, _json_bytes(described))
@@ -250,6 +247,7 @@ def _parse(folder: Path, metadata: Mapping[str, Any], inference: Mapping[str, An
         weights_sha256=str(block.get("weights_sha256", "")),
         fusion=dict(block.get("fusion", {})),
         limits=dict(block.get("limits", {})),
+        flips=tuple(block.get("flips", ())),
     )
     _check_values(bundle)
     return bundle
@@ -262,6 +260,8 @@ def _check_values(bundle: Bundle) -> None:
         raise ValueError(f"spatial_dims {dims}, window {bundle.window}, spacing_mm {bundle.spacing_mm} do not fit")
     if not bundle.channels or min(bundle.window) < 1 or not 0 <= bundle.overlap < 1:
         raise ValueError("channels must not be empty, the window positive, the overlap from 0 to below 1")
+    if len(set(bundle.flips)) != len(bundle.flips) or not set(bundle.flips) <= set(range(dims)):
+        raise ValueError(f"flips must be different axes below {dims}, got {bundle.flips}")
     if int(bundle.network_def["out_channels"]) != len(bundle.classes):
         raise ValueError(f"out_channels {bundle.network_def['out_channels']} but {len(bundle.classes)} classes")
     if list(bundle.network_def["thing_channels"]) != things:
@@ -286,82 +286,6 @@ def _check_limit(name: str, limit: Any, dims: int) -> None:
     well_formed = all(isinstance(p, list) and len(p) == 2 and all(map(_is_number, p)) and p[0] <= p[1] for p in pairs)
     if not well_formed or (name != "intensity" and len(pairs) not in (1, dims)):
         raise ValueError(f"limits: {name} must be [low, high] or one such pair per axis or channel, got {limit}")
-
-
-def _check_files(folder: Path) -> None:
-    """Refuse what would only be there to be run, and links that lead out of the folder."""
-    inside = folder.resolve()
-    for path in sorted(folder.rglob("*")):
-        where = path.relative_to(folder).as_posix()
-        if path.is_symlink() and not path.resolve().is_relative_to(inside):
-            raise ModelError("BUNDLE-UNSAFE", f"bundle {folder.name}: {where} is a link that leads out of the bundle")
-        if path.suffix.lower() in _CODE_SUFFIXES:
-            raise ModelError(
-                "BUNDLE-UNSAFE", f"bundle {folder.name} holds Python code ({where}), not allowed: remove it"
-            )
-        if path.suffix.lower() in {".yaml", ".yml"}:
-            raise ModelError("BUNDLE-UNSAFE", f"bundle {folder.name}: YAML is not allowed ({where}), use JSON configs")
-
-
-def _check_sizes(inference: Mapping[str, Any]) -> None:
-    """Refuse numbers that no network has: the layers would fill the memory or never be done (BUNDLE-SCHEMA)."""
-    for key, value, _ in _walk(inference, "inference.json"):
-        is_large = isinstance(value, (int, float)) and abs(value) > _LARGEST_NUMBER
-        if is_large or (isinstance(value, (list, dict)) and len(value) > _LONGEST_LIST):
-            raise ModelError("BUNDLE-SCHEMA", f"inference.json: {key!r} is larger than any network takes")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object of a bundle. Raises ModelError (BUNDLE-SCHEMA)."""
-    where = f"bundle {path.parent.parent.name}: {path.parent.name}/{path.name}"
-    try:
-        if path.stat().st_size > _MAX_CONFIG_BYTES:
-            raise ModelError("BUNDLE-SCHEMA", f"{where} is larger than {_MAX_CONFIG_BYTES >> 20} MiB")
-        data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
-    except OSError as error:
-        raise ModelError("BUNDLE-SCHEMA", f"{where} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        reason = "nested too deep" if isinstance(error, RecursionError) else str(error)
-        raise ModelError("BUNDLE-SCHEMA", f"{where} is invalid JSON: {reason}") from error
-    if not isinstance(data, dict):
-        raise ModelError("BUNDLE-SCHEMA", f"{where} must be an object, found {type(data).__name__}")
-    return data
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number")
-
-
-def _check_data(data: Mapping[str, Any], name: str, targets: tuple[str, ...] | None) -> None:
-    """Refuse expressions, references, macros and targets outside ``targets``. Raises ModelError (BUNDLE-UNSAFE).
-
-    targets : None takes any name without a module.
-    """
-    for key, value, inside in _walk(data, name):
-        if isinstance(value, str) and value.startswith(_CODE_MARKS):
-            what = f"an expression or reference ({value[:1]}...) at {key!r}"
-        elif key != "_target_" and key.startswith(("_", *_CODE_MARKS)):
-            what = f"the key {key[:40]!r}"
-        elif key == "_target_" and (inside or not _is_target(value, targets)):
-            what = f"_target_ {str(value)[:80]!r} (only {', '.join(targets or ['plain names'])})"
-        else:
-            continue
-        raise ModelError("BUNDLE-UNSAFE", f"{name}: {what} is not allowed; a bundle is data, not code")
-
-
-def _is_target(value: Any, targets: tuple[str, ...] | None) -> bool:
-    return isinstance(value, str) and (value.isidentifier() if targets is None else value in targets)
-
-
-def _walk(data: Any, name: str, inside: bool = False, depth: int = 0) -> Iterator[tuple[str, Any, bool]]:
-    """Yield every (key or "", value, whether it lies below an object that has a target)."""
-    if depth > _MAX_DEPTH:
-        raise ModelError("BUNDLE-SCHEMA", f"{name} is nested too deep")
-    pairs = data.items() if isinstance(data, dict) else [("", v) for v in data] if isinstance(data, list) else []
-    below = inside or (isinstance(data, dict) and "_target_" in data)
-    for key, value in pairs:
-        yield str(key), value, inside
-        yield from _walk(value, name, below, depth + 1)
 
 
 def _read_weights(path: Path, sha256: str) -> bytes:

@@ -133,13 +133,30 @@ def to_result(fused: Fused, stored: StoredPrediction, source: Source) -> Panopti
         asdict(replace(provenance, parameters=dict(provenance.parameters))), sort_keys=True, default=str
     )
     key = (stored.input_key, made_by, array_digest(ids))
+    doubt = _uncertainties(fused, stored)
     segments = tuple(
-        Segment(i, classes[s.channel].id, s.score, tracking_uid=uid_from("tracking", *key, str(i)))
+        Segment(
+            i,
+            classes[s.channel].id,
+            s.score,
+            tracking_uid=uid_from("tracking", *key, str(i)),
+            uncertainty=doubt[s.id] if doubt is not None and classes[s.channel].is_thing else None,
+        )
         for i, s in enumerate(kept, start=1)
     )
     return PanopticResult(
         ids, segments, stored.classes, stored.grids.affine, source, provenance, stuff_ids, tuple(dropped)
     )
+
+
+def _uncertainties(fused: Fused, stored: StoredPrediction) -> list[float] | None:
+    """Return the mean spread over the pixels of each id of the fused map, 0 for void; None without a spread."""
+    if stored.spread is None:
+        return None
+    ids = fused.ids.numpy().ravel()
+    counts = np.bincount(ids, minlength=len(fused.segments) + 1)
+    sums = np.bincount(ids, stored.spread.ravel(), minlength=len(counts))
+    return [round(float(v), 4) for v in sums / np.maximum(counts, 1)]
 
 
 def place_dropped(dropped: DroppedInstance, class_id: int, grids: Grids | None) -> Dropped:

@@ -26,7 +26,10 @@ Box = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class Segment:
-    """One row of the table: a thing instance, or the single segment of a stuff class. ``score`` in [0, 1]."""
+    """One row of the table: a thing instance, or the single segment of a stuff class. ``score`` in [0, 1].
+
+    uncertainty : in [0, 1], how much passes over mirrored images disagreed on this thing; None where it is not known.
+    """
 
     id: int
     class_id: int
@@ -34,6 +37,7 @@ class Segment:
     origin: Origin = "predicted"
     verdict: Verdict = "unread"
     tracking_uid: str = ""
+    uncertainty: float | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -41,7 +41,8 @@ class StoredPrediction:
     grids : native and network grid. resampled : False where they are one.
     fusion : the bundle's arguments of ``fusion.fuse``, with ``min_stuff_mm`` and ``min_thing_mm`` in mm2 or mm3.
     voxel_mm : mm2 or mm3 of a voxel of the network's grid, infinite where nothing is known.
-    input_key : names the input in tracking UIDs. provenance : of the full run, its parameters without ``fusion``.
+    spread : (*S') float16, how much mirrored passes disagree, or None. input_key : names the input in tracking UIDs.
+    provenance : of the full run, its parameters without ``fusion``.
     """
 
     semantic_logits: NDArray[np.float16]
@@ -56,6 +57,7 @@ class StoredPrediction:
     voxel_mm: float
     input_key: str
     provenance: Provenance
+    spread: NDArray[np.float16] | None = None
 
     def fusion_arguments(self, **changes: Any) -> dict[str, Any]:
         """Return the arguments of ``fusion.fuse``: the bundle's or those given, mm2 or mm3 turned into pixels."""
@@ -75,6 +77,8 @@ def write_prediction(stored: StoredPrediction, folder: Path) -> Path:
         "scores": stored.scores,
         "mask_logits": np.concatenate([np.zeros(0, np.float16), *(m.ravel() for m in stored.mask_logits)]),
     }
+    if stored.spread is not None:
+        tensors["spread"] = np.ascontiguousarray(stored.spread)
     path, part = folder / FILE, folder / f".{FILE}.part"
     described = json.dumps(_described(stored), sort_keys=True, default=_plain)
     part.write_bytes(save(tensors, metadata={_KEY: described}))
@@ -135,6 +139,8 @@ def _parse(described: Mapping[str, Any], tensors: Mapping[str, NDArray]) -> Stor
     ndim = len(grids.shape)
     if logits.ndim != ndim + 1 or boxes.shape != (len(tensors["scores"]), 2 * ndim):
         raise ValueError("shapes do not fit")
+    if "spread" in tensors and tensors["spread"].shape != logits.shape[1:]:
+        raise ValueError("shapes do not fit")
     classes = ClassTable.from_json(described["classes"])
     return StoredPrediction(
         logits,
@@ -149,6 +155,7 @@ def _parse(described: Mapping[str, Any], tensors: Mapping[str, NDArray]) -> Stor
         math.inf if described["voxel_mm"] is None else float(described["voxel_mm"]),
         str(described["input_key"]),
         Provenance(**described["provenance"]),
+        tensors.get("spread"),
     )
 
 

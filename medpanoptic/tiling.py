@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -64,6 +64,15 @@ class _Piece:
         return self.logits[tuple(slice(a - s, b - s) for a, b, s in zip(start, stop, self.start, strict=True))] > 0
 
 
+class _Output(NamedTuple):
+    """What one pass over some windows gave: dense maps, or instances of a proposal head."""
+
+    logits: Tensor
+    raw: Tensor | None
+    instances: list[Instances]
+    spread: Tensor | None
+
+
 @torch.no_grad()
 def predict_image(
     network: PanopticNetwork,
@@ -98,21 +107,23 @@ def predict_image(
     corners = list(
         itertools.product(*(window_starts(n, w, overlap) for n, w in zip(padded.shape[1:], window, strict=True)))
     )
-    semantic, dense = _Blend(padded.shape[1:], window), _Blend(padded.shape[1:], window)
+    semantic, dense, spreads = (_Blend(padded.shape[1:], window) for _ in range(3))
     pieces: list[_Piece] = []
     groups = [corners[first : first + batch] for first in range(0, len(corners), batch)]
     target = torch.device(device or image.device)
 
-    def run(group: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor | None, list[Instances]]:
+    def run(group: Sequence[Sequence[int]]) -> _Output:
         return _run(network, torch.stack([padded[_cut(corner, window)] for corner in group]), target, amp)
 
     # a window per thread keeps threads busier than threads within a window; proposal heads are not made for that
     threads = torch.get_num_threads() if target.type == "cpu" and network.instance_head.is_dense else 1
     done = 0
     with stages("network"):
-        for group, (logits, raw, instances) in zip(groups, in_threads(run, groups, threads), strict=True):
+        for group, (logits, raw, instances, spread) in zip(groups, in_threads(run, groups, threads), strict=True):
             for i, corner in enumerate(group):
                 semantic.add(logits[i], corner)
+                if spread is not None:
+                    spreads.add(spread[i][None], corner)
                 if raw is not None:
                     dense.add(raw[i], corner)
                 else:
@@ -127,7 +138,7 @@ def predict_image(
             found = network.instance_head.instances(dense.mean()[inside][None], None, blended[None])[0]
         else:
             found = _merge(pieces, corners, window, image.device)
-    return Prediction(blended, found)
+    return Prediction(blended, found, spreads.mean()[inside][0] if spreads.total is not None else None)
 
 
 def in_threads(work: Callable[[Item], Result], items: Sequence[Item], threads: int) -> Iterator[Result]:
@@ -215,9 +226,7 @@ def gaussian_weight(window: Sequence[int]) -> Tensor:
     return weight.clamp_(min=1e-3)
 
 
-def _run(
-    network: PanopticNetwork, x: Tensor, device: torch.device | str, amp: bool
-) -> tuple[Tensor, Tensor | None, list[Instances]]:
+def _run(network: PanopticNetwork, x: Tensor, device: torch.device | str, amp: bool) -> _Output:
     """Return semantic logits and dense maps on the device of ``x``, or instances of a proposal head."""
     source, device = x.device, torch.device(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=amp):
@@ -227,8 +236,9 @@ def _run(
         out = network(x)
         logits = out.semantic_logits.float()
         if network.instance_head.is_dense:
-            return logits.to(source), out.raw.float().to(source), []
-        return logits.to(source), None, network.instance_head.instances(out.raw, out.features, logits)
+            spread = None if out.spread is None else out.spread.to(source)
+            return _Output(logits.to(source), out.raw.float().to(source), [], spread)
+        return _Output(logits.to(source), None, network.instance_head.instances(out.raw, out.features, logits), None)
 
 
 def _cut(corner: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:

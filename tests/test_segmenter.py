@@ -42,7 +42,7 @@ class BrightThings(torch.nn.Module):
         if self.most and max(x.shape[2:]) > self.most:
             raise torch.OutOfMemoryError("CUDA out of memory")
         logits = 20 * (x[:, :1] - 0.5)
-        return SimpleNamespace(semantic_logits=torch.cat((-logits, logits), 1), raw=x[:, :1], features=[x])
+        return SimpleNamespace(semantic_logits=torch.cat((-logits, logits), 1), raw=x[:, :1], features=[x], spread=None)
 
     def instances(self, raw, features, semantic_logits):
         return [self.decode(m[0]) for m in raw]

@@ -50,7 +50,9 @@ class PixelNet:
     def __call__(self, x):
         assert all(n % self.divisor == 0 for n in x.shape[2:])
         self.shapes.append(tuple(x.shape))
-        return SimpleNamespace(semantic_logits=torch.cat((-x[:, :1], x[:, :1]), 1), raw=x[:, :1], features=[x])
+        return SimpleNamespace(
+            semantic_logits=torch.cat((-x[:, :1], x[:, :1]), 1), raw=x[:, :1], features=[x], spread=None
+        )
 
 
 def masks(instances):
@@ -176,7 +178,9 @@ def test_progress_rises_to_one_and_can_cancel():
     net = PixelNet()
     with pytest.raises(KeyboardInterrupt):
         predict_image(net, torch.zeros(1, 20, 20), (8, 8), 0.5, progress=stop)
-    assert len(net.shapes) == 1
+    # of 16 windows only those that threads had begun: one, or two for each thread
+    threads = torch.get_num_threads()
+    assert len(net.shapes) <= (1 if threads == 1 else 2 * threads)
 
 
 def test_the_image_stays_as_it_is_and_no_instance_is_fine():

@@ -45,6 +45,10 @@ def segment(
     keep_prediction: Annotated[
         bool, typer.Option("--keep-prediction", help="Also write what medpanoptic fuse needs.")
     ] = False,
+    flips: Annotated[
+        bool | None,
+        typer.Option("--flips/--no-flips", help="Average over mirrored images: slower, gives uncertainty."),
+    ] = None,
 ) -> None:
     """Segment images and studies into OUT/CASE/; CASE is the file's stem or the folder's name.
 
@@ -63,7 +67,7 @@ def segment(
 
     from medpanoptic.segmenter import Segmenter
 
-    segmenter = Segmenter.load(model, device=device)
+    segmenter = Segmenter.load(model, device=device, flips=flips)
 
     def work(case: Case, progress: Callable[[float], None]) -> str:
         return _segment_case(

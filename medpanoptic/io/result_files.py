@@ -179,7 +179,8 @@ def result_from_json(
 
 def _segment(entry: Mapping[str, Any]) -> Segment:
     fields = ("id", "class_id", "score", "origin", "verdict", "tracking_uid")
-    return Segment(**{name: entry[name] for name in fields})
+    # files written before it was added do not have it
+    return Segment(**{name: entry[name] for name in fields}, uncertainty=entry.get("uncertainty"))
 
 
 def _dropped(entry: Mapping[str, Any]) -> Dropped:

@@ -11,7 +11,7 @@ from medpanoptic.measure import is_calibrated, measure, measure_columns, measure
 from medpanoptic.result import PanopticResult, Segment
 from medpanoptic.volume import Volume
 
-_HEAD = ("id", "class_id", "class", "is_thing", "score", "origin", "verdict")
+_HEAD = ("id", "class_id", "class", "is_thing", "score", "uncertainty", "origin", "verdict")
 _AXES = {2: ("row", "column"), 3: ("slice", "row", "column")}
 
 
@@ -42,7 +42,8 @@ def csv_columns(ndim: int, volume: Volume | None = None) -> list[str]:
 
 def _fields(result: PanopticResult, segment: Segment, calibrated: bool) -> Mapping[str, object]:
     info = result.classes[segment.class_id]
-    values = (segment.id, info.id, info.name, int(info.is_thing), segment.score, segment.origin, segment.verdict)
+    doubt = "" if segment.uncertainty is None else segment.uncertainty
+    values = (segment.id, info.id, info.name, int(info.is_thing), segment.score, doubt, segment.origin, segment.verdict)
     size = result.sizes[segment.id]
     row: dict[str, object] = {**dict(zip(_HEAD, values, strict=True)), "size": size}
     if calibrated:

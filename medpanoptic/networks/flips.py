@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from medpanoptic.networks.losses import thing_log_odds
 from medpanoptic.networks.net import NetOutput
 
 
@@ -27,13 +28,24 @@ class FlipAverage(nn.Module):
         self.mirrorings = [chosen for n in range(len(axes) + 1) for chosen in combinations(axes, n)]
 
     def forward(self, x: Tensor) -> NetOutput:
-        """(B, C, *S) -> NetOutput; ``features`` are those of the input as it is."""
+        """(B, C, *S) -> NetOutput; ``features`` are those of the input as it is.
+
+        ``spread`` is twice the standard deviation, over the passes, of the probability of a thing: 0 where they
+        agree, 1 where half are sure of a thing and half of none.
+        """
         plain = self.network(x)
         semantic, raw = plain.semantic_logits, plain.raw
+        things = [self._probability(semantic)]
         for axes in self.mirrorings[1:]:
             where = [2 + a for a in axes]
             out = self.network(x.flip(where))
-            semantic = semantic + out.semantic_logits.flip(where)
+            turned = out.semantic_logits.flip(where)
+            semantic = semantic + turned
+            things.append(self._probability(turned))
             raw = raw + self.instance_head.mirror(out.raw, axes)
         count = len(self.mirrorings)
-        return NetOutput(torch.div(semantic, count), torch.div(raw, count), plain.features)
+        spread = 2 * torch.stack(things).std(0, correction=0)
+        return NetOutput(semantic / count, raw / count, plain.features, spread)
+
+    def _probability(self, logits: Tensor) -> Tensor:
+        return thing_log_odds(logits.float(), self.instance_head.thing_channels, 1).sigmoid()

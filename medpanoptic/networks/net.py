@@ -16,11 +16,15 @@ from medpanoptic.networks.outputs import Prediction, Targets
 
 @dataclass(frozen=True, eq=False)
 class NetOutput:
-    """semantic_logits (B, K, *S); raw: whatever the instance head made; features: its pyramid, finest first."""
+    """semantic_logits (B, K, *S); raw: whatever the instance head made; features: its pyramid, finest first.
+
+    spread : (B, *S) in [0, 1], how much mirrored passes disagree on what is a thing; None where there was one pass.
+    """
 
     semantic_logits: Tensor
     raw: Any
     features: list[Tensor]
+    spread: Tensor | None = None
 
 
 class PanopticNet(nn.Module):

@@ -44,10 +44,14 @@ class Instances:
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """Everything that leaves the networks for one image: (K, *S) float32 semantic logits, and the instances."""
+    """Everything that leaves the networks for one image: (K, *S) float32 semantic logits, and the instances.
+
+    spread : (*S) float32, see ``net.NetOutput``, or None.
+    """
 
     semantic_logits: Tensor
     instances: Instances
+    spread: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)

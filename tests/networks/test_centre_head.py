@@ -7,9 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medpanoptic.networks.centre_head import CentreHead, centre_targets
-from medpanoptic.networks.flips import FlipAverage
 from medpanoptic.networks.losses import foreground_loss, thing_log_odds
-from medpanoptic.networks.net import NetOutput
 
 
 def perfect_maps(ids, offset_scale=16.0):
@@ -125,26 +123,3 @@ def test_foreground_loss_ignores_disputes_among_thing_classes_and_the_unknown():
     missed[0, :, 0, 1] = torch.tensor([9.0, -9.0, -9.0])
     assert foreground_loss(missed, target, (1, 2)) > 1
     assert foreground_loss(missed, torch.full_like(target, -1), (1, 2)) == 0
-
-
-@pytest.mark.parametrize("dims", [2, 3])
-def test_flips_average_maps_that_point_the_right_way(dims):
-    """A network that knows the answer gives it whichever way its input is turned, so the mean is the answer too."""
-    ids = torch.zeros(1, *(16,) * dims, dtype=torch.int64)
-    ids[(0, slice(2, 7), *(slice(3, 8),) * (dims - 1))] = 1  # odd: one voxel is the centre
-    head = CentreHead(dims, 4, (1,), 4)
-
-    class Oracle(torch.nn.Module):
-        divisor, instance_head = 1, head
-
-        def forward(self, x):
-            instances = x[:, 0].round().long()
-            heat, offsets = centre_targets(instances)
-            return NetOutput(x, torch.cat([heat[:, None], offsets / head.offset_scale], 1), [])
-
-    network = Oracle()
-    image = ids[:, None].float()
-    plain, averaged = network(image), FlipAverage(network, tuple(range(dims)))(image)
-    torch.testing.assert_close(averaged.semantic_logits, image)
-    torch.testing.assert_close(averaged.raw[:, 1:], plain.raw[:, 1:], rtol=0, atol=1e-6)
-    assert averaged.raw[:, 0].max() == 1
