@@ -89,8 +89,9 @@ def predict_image(
     """Run ``network`` over an image of any size.
 
     image : (C, *S) float on the network's grid.
-    window : voxels per spatial axis; rounded up to the network's divisor, and no larger than the image needs.
-    overlap : part of the window shared with the next one at least, 0 to below 1. Things of a proposal head that fit
+    window : largest, in voxels per spatial axis; rounded up to the network's divisor. Smaller where that many windows
+        cover the image too.
+    overlap : part of that window shared with the next one at least, 0 to below 1. Things of a proposal head that fit
         into the overlap come out as if there were no windows; larger ones are joined from their pieces.
     device : where windows run (default: where the image is). Blending and decoding stay on the image's device.
     amp : bfloat16 autocast.
@@ -102,11 +103,11 @@ def predict_image(
     """
     stages = stages or Stages()
     shape = tuple(image.shape[1:])
-    window = fit_window(shape, window, network.divisor)
+    shared = shared_voxels(window, overlap)
+    window = fit_window(shape, window, network.divisor, shared)
     padded = _pad(image, window)
-    corners = list(
-        itertools.product(*(window_starts(n, w, overlap) for n, w in zip(padded.shape[1:], window, strict=True)))
-    )
+    axes = zip(padded.shape[1:], window, shared, strict=True)
+    corners = list(itertools.product(*(window_starts(n, w, s) for n, w, s in axes)))
     semantic, dense, spreads = (_Blend(padded.shape[1:], window) for _ in range(3))
     pieces: list[_Piece] = []
     groups = [corners[first : first + batch] for first in range(0, len(corners), batch)]
@@ -169,26 +170,41 @@ def in_threads(work: Callable[[Item], Result], items: Sequence[Item], threads: i
         torch.set_num_threads(before)  # part of the setting is the process's
 
 
-def fit_window(shape: Sequence[int], window: Sequence[int], divisor: int | Sequence[int]) -> tuple[int, ...]:
-    """Return the window to use: multiples of ``divisor``, no larger than the image rounded up.
+def shared_voxels(window: Sequence[int], overlap: float) -> tuple[int, ...]:
+    """Return how many voxels per axis neighbouring windows share at least."""
+    if not 0 <= overlap < 1:
+        raise ModelError("TILING", f"overlap must be at least 0 and below 1, got {overlap}")
+    return tuple(min(math.ceil(overlap * n), n - 1) for n in window)
 
+
+def fit_window(
+    shape: Sequence[int], window: Sequence[int], divisor: int | Sequence[int], shared: Sequence[int]
+) -> tuple[int, ...]:
+    """Return the window to use: multiples of ``divisor``, the smallest of which the same number covers the image.
+
+    Windows of a fixed size would go over much of an image twice: 1,024 pixels by three windows of 512.
     Raises ModelError (TILING) if the axes do not fit or the window is not positive.
     """
     divisors = (divisor,) * len(shape) if isinstance(divisor, int) else tuple(divisor)
-    if not len(shape) == len(window) == len(divisors) or min(window) < 1:
+    if not len(shape) == len(window) == len(divisors) == len(shared) or min(window) < 1:
         raise ModelError(
             "TILING", f"window {tuple(window)} and divisor {divisors} do not fit an image of {tuple(shape)}"
         )
-    return tuple(math.ceil(min(n, w) / d) * d for n, w, d in zip(shape, window, divisors, strict=True))
+    fitted = []
+    for n, most, d, s in zip(shape, window, divisors, shared, strict=True):
+        count = _count(n, most, s)
+        fitted.append(min(math.ceil((n + (count - 1) * s) / count / d) * d, math.ceil(most / d) * d))
+    return tuple(fitted)
 
 
-def window_starts(size: int, window: int, overlap: float) -> list[int]:
-    """Return where windows start along one axis: evenly, the fewest that share at least ``overlap`` * window."""
-    if not 0 <= overlap < 1:
-        raise ModelError("TILING", f"overlap must be at least 0 and below 1, got {overlap}")
-    step = max(1, window - math.ceil(overlap * window))
-    count = math.ceil(max(0, size - window) / step) + 1
+def window_starts(size: int, window: int, shared: int) -> list[int]:
+    """Return where windows start along one axis: evenly, the fewest that share at least ``shared`` voxels."""
+    count = _count(size, window, shared)
     return [i * (size - window) // max(1, count - 1) for i in range(count)]
+
+
+def _count(size: int, window: int, shared: int) -> int:
+    return math.ceil(max(0, size - window) / max(1, window - shared)) + 1
 
 
 class _Blend:

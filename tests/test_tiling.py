@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from medpanoptic.errors import ModelError
 from medpanoptic.networks.outputs import Instances
-from medpanoptic.tiling import fit_window, in_threads, predict_image, window_starts
+from medpanoptic.tiling import fit_window, in_threads, predict_image, shared_voxels, window_starts
 
 
 def components(foreground, logits):
@@ -68,7 +68,8 @@ def masks(instances):
 @given(size=st.integers(1, 300), window=st.integers(1, 64), overlap=st.floats(0, 0.9))
 def test_windows_cover_the_axis_and_share_enough(size, window, overlap):
     size = max(size, window)
-    starts = window_starts(size, window, overlap)
+    (shared,) = shared_voxels((window,), overlap)
+    starts = window_starts(size, window, shared)
     assert starts[0] == 0
     assert starts[-1] == size - window
     steps = np.diff(starts)
@@ -192,11 +193,28 @@ def test_the_image_stays_as_it_is_and_no_instance_is_fine():
 
 
 def test_windows_that_do_not_fit_are_refused():
-    assert fit_window((5, 100), (64, 64), (4, 32)) == (8, 64)
     with pytest.raises(ModelError, match="do not fit an image"):
-        fit_window((5, 5), (8, 8, 8), 4)
+        fit_window((5, 5), (8, 8, 8), 4, (2, 2, 2))
     with pytest.raises(ModelError, match="overlap must be"):
-        window_starts(10, 5, 1.0)
+        shared_voxels((5,), 1.0)
+
+
+def test_windows_are_as_small_as_their_number_allows():
+    assert fit_window((5, 100, 1024), (64, 64, 512), (4, 32, 16), (16, 16, 128)) == (8, 64, 432)
+
+
+@given(
+    size=st.integers(1, 400), most=st.integers(1, 64), divisor=st.sampled_from([1, 4, 16]), overlap=st.floats(0, 0.9)
+)
+def test_smaller_windows_are_no_more_and_share_as_much(size, most, divisor, overlap):
+    shared = shared_voxels((most,), overlap)
+    (window,) = fit_window((size,), (most,), divisor, shared)
+    assert window % divisor == 0
+    assert window <= -(-most // divisor) * divisor
+    padded = max(size, window)
+    starts = window_starts(padded, window, *shared)
+    assert len(starts) <= len(window_starts(max(size, most), most, *shared))
+    assert (window - np.diff(starts) >= shared[0]).all()
 
 
 def test_threads_give_what_one_gives_in_order_and_stop_on_errors():
