@@ -22,6 +22,7 @@ from medpanoptic.cli.fuse import fuse
 from medpanoptic.cli.inspect import inspect
 from medpanoptic.cli.models import models
 from medpanoptic.cli.options import NOTICE
+from medpanoptic.cli.receive import receive
 from medpanoptic.cli.review import review
 from medpanoptic.cli.segment import segment
 from medpanoptic.cli.status import status
@@ -36,7 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 # one file per command; help lists them in this order
-for command in (models, segment, review, fuse, batch, status, evaluate, train, convert, inspect, demo):
+for command in (models, segment, review, receive, batch, status, fuse, evaluate, train, convert, inspect, demo):
     app.command()(command)
 
 

@@ -1,0 +1,7 @@
+"""Studies from a PACS and results back to it: ``receive`` and ``fetch`` fill a folder, ``send`` delivers a batch."""
+
+from __future__ import annotations
+
+from medpanoptic.pacs.receiver import receive
+
+__all__ = ["receive"]
