@@ -51,10 +51,13 @@ class Reading:
         self.go_on = True
         self.watchers: list[Callable[[], None]] = []
         self.tell: Callable[[str], None] = self._status
+        self.later: Callable[[Callable[[], None]], Any] = lambda action: None  # the dock gives a timer
+        self._stale: list[Box] = []
         arrange(viewer)
         self.stuff, self.things, self.model = self._add_layers()
         session.listeners.append(self._on_change)
         self.things.events.paint.connect(self._on_paint)
+        self.things.events.labels_update.connect(self.draw_stale)
 
     def _add_layers(self) -> tuple[Any, Any, Any]:
         now = result_layers(self.session.freeze(), self.name, self.session.volume)
@@ -74,6 +77,7 @@ class Reading:
         """Bring the journal to the disk and let go of the layers."""
         self.session.listeners.remove(self._on_change)
         self.things.events.paint.disconnect(self._on_paint)
+        self.things.events.labels_update.disconnect(self.draw_stale)
         if not self.session.signed:
             self.session.close()
         for layer in (self.stuff, self.things, self.model):
@@ -230,7 +234,22 @@ class Reading:
         for label, before, corner, mask in strokes(event.value):
             region = self.grid.native_region(corner, mask)
             self.attempt(partial(self._apply, label, before, region))
-            self._draw(region.box)  # what was refused, because it belongs to a neighbour, goes back
+            self._stale.append(region.box)  # what was refused, because it belongs to a neighbour, goes back
+        self.later(self.draw_stale)
+        self.draw_stale(keep=True)
+
+    def draw_stale(self, event: Any = None, keep: bool = False) -> None:
+        """Draw what was painted as the session has it.
+
+        keep : once more later. napari tells of a filled or directly painted region before it writes it into the layer,
+        of a stroke of the mouse after.
+        """
+        if not self._stale:
+            return
+        for box in self._stale:
+            self._draw(box)
+        if not keep:
+            self._stale.clear()
         self._refresh()
 
     def _apply(self, label: int, before: int, region: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from napari.utils.notifications import show_warning
 from napari.viewer import Viewer
-from qtpy.QtCore import QItemSelectionModel, Qt
+from qtpy.QtCore import QItemSelectionModel, Qt, QTimer
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QCheckBox,
@@ -100,6 +100,7 @@ class ReviewWidget(QWidget):
         self.reading, self.case, self.image = reading, case, image
         reading.go_on = self.go_on.isChecked()
         reading.tell = show_warning
+        reading.later = partial(QTimer.singleShot, 0)
         reading.watchers.append(self.refresh)
         self.diameters = Diameters(reading)
         self.actions = review_actions(reading, self.chosen, self.diameters.toggle)

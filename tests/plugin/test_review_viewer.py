@@ -1,0 +1,197 @@
+"""A whole reading as a person does it: real keys and mouse, from open to signed SEG and SR, on the sample study."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+
+import numpy as np
+import pydicom
+import pytest
+from scipy import ndimage
+
+from medpanoptic.classes import ClassInfo, ClassTable, Code
+from medpanoptic.io import read_result, write_result
+from medpanoptic.result import PanopticResult, Segment
+from medpanoptic.samples import PHANTOM_CLASSES, sample_path
+
+ROLES = Code("49755003", "SCT", "Morphologically Abnormal Structure"), Code("108369006", "SCT", "Neoplasm")
+CLASSES = ClassTable((ClassInfo(1, "tumour", True, (220, 60, 40), *ROLES), PHANTOM_CLASSES[2]))
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory):
+    """A result of the sample study that needs no model: every hot spot of the PET is a lesion."""
+    from napari_medpanoptic.sample_data import sarcoma_petct
+
+    volume = sarcoma_petct()[0][1]["metadata"]["medpanoptic"]["volume"]
+    suv = volume.array[[c.unit for c in volume.channels].index("SUV")]
+    labels, count = ndimage.label(suv > 4)
+    sizes = ndimage.sum_labels(suv > 4, labels, range(1, count + 1))
+    kept = np.argsort(sizes)[::-1][:4]
+    kept = [i for i in kept if sizes[i] > 20]
+    ids = np.ones(labels.shape, np.int32)
+    for place, i in enumerate(kept):
+        ids[labels == i + 1] = place + 2
+    if len(kept) == 1:  # one tumour: cut it, so that there is a list to read
+        rows = np.argwhere(ids == 2)[:, 1]
+        ids[(ids == 2) & (np.indices(ids.shape)[1] > np.median(rows))] = 3
+    found = sorted(set(np.unique(ids).tolist()) - {1})
+    segments = (Segment(1, 2), *(Segment(i, 1, score=1 - i / 10) for i in found))
+    result = PanopticResult(ids, segments, CLASSES, volume.affine)
+    folder = tmp_path_factory.mktemp("cases") / "sarcoma"
+    write_result(result, folder)
+    return folder
+
+
+@pytest.fixture
+def widget(real_viewer, case, tmp_path, qtbot):
+    """The Review dock on a fresh copy of the case."""
+    from napari_medpanoptic.start import start_review
+
+    folder = tmp_path / "sarcoma"
+    shutil.copytree(case, folder)
+    dock = start_review(real_viewer, folder, sample_path("sarcoma_petct"), reader="A. Reader")
+    qtbot.wait(100)
+    return dock
+
+
+def canvas_of(viewer):
+    return viewer.window._qt_viewer.canvas.native
+
+
+def test_a_reading_by_keyboard_from_open_to_signed_seg_and_sr(real_viewer, widget, qtbot, capsys):
+    from qtpy.QtCore import QPoint, Qt
+
+    reading, canvas = widget.reading, canvas_of(real_viewer)
+    lesions = list(reading.session.things)
+    assert len(lesions) >= 2
+    assert widget.progress.text() == f"sarcoma: 0 of {len(lesions)} read"
+    assert not widget.sign_box.button.isEnabled()
+
+    # correct the first with the brush: a real drag of the mouse
+    first = reading.current
+    volume = reading.session.measures(first).size
+    qtbot.keyClick(canvas, Qt.Key.Key_P)
+    assert str(reading.things.mode) == "paint"
+    middle = QPoint(canvas.width() // 2, canvas.height() // 2)
+    qtbot.mousePress(canvas, Qt.MouseButton.LeftButton, pos=middle)
+    for step in range(1, 12):
+        qtbot.mouseMove(canvas, middle + QPoint(12 * step, 0))
+        qtbot.wait(10)
+    qtbot.mouseRelease(canvas, Qt.MouseButton.LeftButton, pos=middle + QPoint(132, 0))
+    assert [e.action for e in reading.session.edits] == ["paint"]
+    assert reading.session.measures(first).size > volume
+    qtbot.keyClick(canvas, Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
+    assert reading.session.measures(first).size == volume
+    qtbot.keyClick(canvas, Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier | Qt.KeyboardModifier.ShiftModifier)
+    assert reading.session.measures(first).size > volume
+    qtbot.keyClick(canvas, Qt.Key.Key_Z)  # napari: pan and zoom again
+
+    start = time.perf_counter()
+    for _ in lesions[1:]:
+        qtbot.keyClick(canvas, Qt.Key.Key_A)
+    qtbot.keyClick(canvas, Qt.Key.Key_U)
+    seconds = (time.perf_counter() - start) / len(lesions)
+    with capsys.disabled():
+        print(f"\nseconds per lesion by keyboard alone: {seconds:.2f} ({len(lesions)} lesions)")
+    assert seconds < 5
+    assert widget.progress.text().startswith(f"sarcoma: {len(lesions)} of {len(lesions)} read")
+
+    widget.sign_box.name.setText("B. Reader")
+    qtbot.mouseClick(widget.sign_box.button, Qt.MouseButton.LeftButton)
+    signed = widget.case / "review" / "v1"
+    assert "locked" in widget.sign_box.said.text()
+    verdicts = sorted(s.verdict for s in read_result(signed).things)
+    assert verdicts == ["accepted"] * (len(lesions) - 1) + ["unsure"]
+    for name in ("seg.dcm", "sr.dcm"):
+        dataset = pydicom.dcmread(signed / name)
+        assert dataset.StudyInstanceUID
+        validate(signed / name)
+    assert "B. Reader" in str(pydicom.dcmread(signed / "sr.dcm").to_json())
+    qtbot.keyClick(canvas, Qt.Key.Key_R)  # locked: refused and said
+    assert [e.action for e in reading.session.edits][-1] != "rejected"
+    qtbot.mouseClick(widget.sign_box.again, Qt.MouseButton.LeftButton)
+    assert widget.reading.session.version == 2
+
+
+def validate(path):
+    """Let dicom3tools look at a file, where it is installed."""
+    if shutil.which("dciodvfy") is None:
+        return
+    done = subprocess.run(["dciodvfy", str(path)], capture_output=True, text=True)
+    errors = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("Error")]
+    assert not errors, errors
+
+
+def test_rows_and_clicks_follow_each_other(real_viewer, widget, qtbot):
+    from qtpy.QtCore import Qt
+
+    reading = widget.reading
+    other = next(i for i in reading.session.things if i != reading.current)
+    row = widget.model.row_of(other)
+    spot = widget.table.visualRect(widget.model.index(row, 1)).center()
+    qtbot.mouseClick(widget.table.viewport(), Qt.MouseButton.LeftButton, pos=spot)
+    assert reading.current == other
+    assert reading.under_crosshair() in (other, None)  # a ring has no lesion in the middle of its box
+    native = canvas_of(real_viewer)
+    reading.go(reading.session.things[0])
+    qtbot.wait(100)
+    qtbot.keyClick(native, Qt.Key.Key_N)
+    first_row = widget.table.selectionModel().selectedRows()
+    assert [int(widget.model.ids[i.row()]) for i in first_row] == [reading.current]
+    widget.filter.setText("no such lesion")
+    assert widget.model.rowCount() == 0
+    widget.filter.setText("unread")
+    assert widget.model.rowCount() == len(reading.session.things)
+
+
+def test_diameters_are_drawn_and_kept_where_they_are_dragged(real_viewer, widget, qtbot):
+    from qtpy.QtCore import Qt
+
+    reading = widget.reading
+    qtbot.keyClick(canvas_of(real_viewer), Qt.Key.Key_Q)
+    layer = widget.diameters.layer
+    assert len(layer.data) == 2
+    long_mm = reading.table.loc[reading.current, "long_axis_mm"]
+    length = np.linalg.norm((layer.data[0][1] - layer.data[0][0]) * layer.scale)
+    assert length == pytest.approx(long_mm, abs=0.05)
+    moved = np.array(layer.data[0])
+    moved[1] += (moved[1] - moved[0]) * 0.5
+    layer.data = [moved, layer.data[1]]
+    assert reading.table.loc[reading.current, "long_axis_mm"] == pytest.approx(1.5 * long_mm, abs=0.1)
+    widget.buttons["undo"].click()
+    assert reading.table.loc[reading.current, "long_axis_mm"] == pytest.approx(long_mm)
+    assert np.linalg.norm((layer.data[0][1] - layer.data[0][0]) * layer.scale) == pytest.approx(long_mm, abs=0.05)
+    widget.buttons["axes"].click()
+    assert widget.diameters.layer is None
+
+
+def test_an_unsigned_review_is_found_at_the_start(real_viewer, widget, qtbot, monkeypatch):
+    from napari_medpanoptic import start
+
+    widget.reading.verdict("rejected")
+    asked = []
+    monkeypatch.setattr(start, "ask", lambda waiting: asked.append(waiting.edits) or "resume")
+    again = start.start_review(real_viewer, widget.case, reader="A. Reader")
+    assert asked == [1]
+    assert again is widget
+    assert (widget.reading.table["status"] == "rejected").sum() == 1
+    monkeypatch.setattr(start, "ask", lambda waiting: "discard")
+    start.start_review(real_viewer, widget.case, reader="A. Reader")
+    assert set(widget.reading.table["status"]) == {"unread"}
+
+
+def test_a_dropped_case_opens_ready_to_read(real_viewer, case, tmp_path, qtbot):
+    from napari_medpanoptic.review_widget import ReviewWidget
+
+    folder = tmp_path / "dropped"
+    shutil.copytree(case, folder)
+    real_viewer.open(str(folder), plugin="medpanoptic")  # what File > Open and a drop on the window call
+    docks = real_viewer.window.dock_widgets
+    qtbot.waitUntil(lambda: any(isinstance(d, ReviewWidget) for d in docks.values()), timeout=20000)
+    review = next(d for d in real_viewer.window.dock_widgets.values() if isinstance(d, ReviewWidget))
+    qtbot.waitUntil(lambda: review.reading is not None, timeout=20000)
+    assert review.reading.current is not None
+    assert [layer.name for layer in real_viewer.layers] == ["dropped stuff", "dropped things", "dropped model"]
