@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import ConvexHull
+from scipy.spatial.distance import pdist
 
 from medpanoptic.geometry import Affine, to_world
 from medpanoptic.measure.contours import contour_edges
@@ -20,6 +21,7 @@ Point = tuple[float, ...]
 
 # the four points of the outline around a single pixel
 _DIAMOND = np.array([[-0.5, 0.0], [0.5, 0.0], [0.0, -0.5], [0.0, 0.5]])
+_FEW = 256
 _TIE = 1e-9  # lengths closer than this (relative) are equal: the first one found stays
 _BLOCK = 1_000_000  # cells of slabs x edges at once
 # directions in which a part's width is taken: its diameter is at most the largest width / cos(half a step between them)
@@ -125,11 +127,14 @@ def _most_diameter(flat: NDArray[np.float64]) -> float:
 
 def _diameter(points: NDArray[np.float64], basis: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the (2, 2) ends of the longest line between two of (N, 2) points."""
-    points = points[np.sort(ConvexHull(points @ basis).vertices)]
+    if len(points) > _FEW:  # the hull of few points costs more than all their pairs
+        points = points[np.sort(ConvexHull(points @ basis).vertices)]
     points = points[np.lexsort(points.T[::-1])]
-    flat = points @ basis
-    squares = ((flat[:, None] - flat[None]) ** 2).sum(axis=-1)
-    i, j = np.unravel_index(int((squares >= squares.max() * (1 - _TIE)).argmax()), squares.shape)
+    squares = pdist(points @ basis, "sqeuclidean")
+    longest = int((squares >= squares.max() * (1 - _TIE)).argmax())
+    ends = np.cumsum(np.arange(len(points) - 1, 0, -1))  # pairs are listed by their first point
+    i = int(np.searchsorted(ends, longest, side="right"))
+    j = len(points) - int(ends[i] - longest)
     return points[[i, j]]
 
 
