@@ -22,6 +22,8 @@ Verdict = Literal["unread", "accepted", "rejected", "unsure"]
 Reason = Literal["score", "overlap", "empty", "area"]
 # ((start, stop) per spatial axis), half-open, in voxels of the native grid
 Box = tuple[tuple[int, int], ...]
+_BLOCK = 2**18  # voxels that are counted at once: their int64 copy stays in the cache
+_SPARSE, _FEW = 4, 10_000  # ids up to 4 (segments + 10,000) index tables as they are
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ class PanopticResult:
                 "RESULT-SHAPE", f"stuff map {self.stuff.shape} and id map {self.ids.shape} differ in shape"
             )
         table = [s.id for s in self.segments]
-        present = set(np.unique(self.ids).tolist()) - {0}
+        present = set(count_ids(self.ids))
         if len(set(table)) != len(table) or set(table) != present:
             odd = sorted(set(table) ^ present)[:10]
             raise ResultError("RESULT-IDS", f"ids in the map and in the table differ or repeat; first odd ones: {odd}")
@@ -113,25 +115,25 @@ class PanopticResult:
     def boxes(self) -> dict[int, Box]:
         """Bounding box of each segment id, half-open, in voxels."""
         values, index = self._compact()
-        found = ndimage.find_objects(index + 1)
-        boxes = (tuple((s.start, s.stop) for s in box) for box in found if box is not None)
-        return {int(i): box for i, box in zip(values, boxes, strict=True) if i}
+        found = zip(values.tolist(), ndimage.find_objects(index), strict=False)
+        return {i: tuple((s.start, s.stop) for s in box) for i, box in found if box is not None}
 
     @cached_property
     def sizes(self) -> dict[int, int]:
         """Pixel or voxel count of each segment id."""
-        values, index = self._compact()
-        return {int(i): int(n) for i, n in zip(values, np.bincount(index.ravel()), strict=True) if i}
+        return count_ids(self.ids)
 
     def _compact(self) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
-        """Return the ids in the map and (*S) the index into them: one huge id must not cost gigabytes."""
-        if self.ids.max(initial=0) > self.ids.size:
-            values, index = np.unique(self.ids, return_inverse=True)
-            return values, index.reshape(self.ids.shape)
-        present = np.flatnonzero(np.bincount(self.ids.ravel()))
-        lookup = np.zeros(int(self.ids.max(initial=0)) + 1, np.int32)
-        lookup[present] = np.arange(len(present))
-        return present, lookup[self.ids]
+        """Return (n,) ids, which may miss in the map, and (*S): n for the n-th of them from 1 on, 0 for void.
+
+        The map itself serves where its ids are small; else they are numbered anew: one huge id must not cost gigabytes.
+        """
+        top = int(self.ids.max(initial=0))
+        if top <= _SPARSE * (len(self.segments) + _FEW):
+            return np.arange(1, top + 1), self.ids
+        values, index = np.unique(self.ids, return_inverse=True)
+        first = int(values[0] == 0)
+        return values[first:], (index.reshape(self.ids.shape) + (1 - first)).astype(np.int32)
 
     @property
     def voxel_size(self) -> float:
@@ -147,7 +149,8 @@ class PanopticResult:
         """Return (*S) uint8 class ids, 0 = void."""
         values, index = self._compact()
         class_of = {s.id: s.class_id for s in self.segments}
-        return np.array([class_of.get(int(i), 0) for i in values], np.uint8)[index]
+        lookup = np.array([0, *(class_of.get(i, 0) for i in values.tolist())], np.uint8)
+        return look_up(lookup, index)
 
     def segment_color(self, segment: Segment) -> tuple[int, int, int]:
         """RGB 0-255: the class colour for stuff, a hue of its own near the class colour for each thing.
@@ -164,3 +167,29 @@ class PanopticResult:
             (h + 0.12 * (turn - 0.5)) % 1.0, min(0.8, max(0.3, lightness + 0.25 * (turn - 0.5))), s
         )
         return round(r * 255), round(g * 255), round(b * 255)
+
+
+def count_ids(ids: NDArray[np.integer]) -> dict[int, int]:
+    """Return {id: voxels} of an array of ids, none below 0, in order; 0 (void) left out.
+
+    Block by block, so that the memory is that of a block, not several times that of a volume.
+    """
+    top = int(ids.max(initial=0))
+    if top > max(ids.size, _BLOCK):
+        values, counts = np.unique(ids, return_counts=True)
+        return {int(i): int(n) for i, n in zip(values, counts, strict=True) if i}
+    flat = ids.ravel(order="K")  # a view of what is contiguous in any order
+    step = max(_BLOCK, top)  # adding up the bins costs no more than the voxels
+    counts = np.zeros(top + 1, np.int64)
+    for start in range(0, flat.size, step):
+        counts += np.bincount(flat[start : start + step], minlength=top + 1)
+    return {i: int(counts[i]) for i in np.flatnonzero(counts).tolist() if i}
+
+
+def look_up(table: NDArray, index: NDArray[np.integer]) -> NDArray:
+    """Return ``table[index]``, each index in 0..len(table) - 1, by slices: without an int64 copy of a whole volume."""
+    found = np.empty(index.shape, table.dtype)
+    for target, plane in zip(found, index, strict=True):
+        # no index needs clipping; numpy takes this mode without a buffer
+        np.take(table, plane, out=target, mode="clip")
+    return found

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 
 from medpanoptic.classes import ClassInfo, ClassTable, Code
 from medpanoptic.errors import GeometryError, ResultError
 from medpanoptic.geometry import spatial_affine
-from medpanoptic.result import PanopticResult, Segment
+from medpanoptic.result import PanopticResult, Segment, count_ids
 
 CODE = Code("85756007", "SCT", "Tissue")
 CLASSES = ClassTable(
@@ -78,3 +79,27 @@ def test_neighbouring_things_differ_in_colour():
     result = make()
     colours = [result.segment_color(Segment(i, 4)) for i in range(1, 20)]
     assert all(a != b for a, b in itertools.pairwise(colours))
+
+
+# ids that index tables as they are, ids that do not, and one beyond the size of any map here
+SOME_IDS = st.sampled_from([0, 1, 2, 3, 700, 100_000, 2**31 - 1])
+
+
+@given(arrays(np.int32, array_shapes(min_dims=2, max_dims=3, max_side=5), elements=SOME_IDS), st.booleans())
+def test_sizes_boxes_and_classes_are_those_of_plain_numpy(ids, turned):
+    ids = ids.T if turned else ids
+    present = [int(i) for i in np.unique(ids) if i]
+    result = make(ids, tuple(Segment(i, 4) for i in present))
+    assert result.sizes == count_ids(ids) == {i: int((ids == i).sum()) for i in present}
+    spans = {i: np.argwhere(ids == i) for i in present}
+    assert result.boxes == {
+        i: tuple(zip(p.min(0).tolist(), (p.max(0) + 1).tolist(), strict=True)) for i, p in spans.items()
+    }
+    assert (result.class_map() == np.where(ids > 0, 4, 0)).all()
+    assert result.class_map().dtype == np.uint8
+
+
+def test_counting_goes_on_over_its_blocks():
+    ids = np.arange(2**18 + 5, dtype=np.int32).reshape(1, -1) % 7
+    assert count_ids(ids) == {i: int((ids == i).sum()) for i in range(1, 7)}
+    assert count_ids(np.arange(2**19, dtype=np.int32)[None]) == dict.fromkeys(range(1, 2**19), 1)

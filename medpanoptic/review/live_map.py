@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from medpanoptic.errors import ReviewError
 from medpanoptic.identity import identify
-from medpanoptic.result import Box, PanopticResult, Provenance, Segment
+from medpanoptic.result import Box, PanopticResult, Provenance, Segment, count_ids, look_up
 from medpanoptic.review.edit import Edit, Row
 from medpanoptic.review.regions import Region, bounding_box, slices
 from medpanoptic.volume import Source
@@ -223,7 +223,7 @@ class LiveMap:
                 del rows[segment_id]
         for row in self._tissue_rows.values():
             rows.setdefault(row.segment.id, row)
-        present = set(np.unique(ids).tolist())
+        present = count_ids(ids)
         segments = tuple(rows[i].segment for i in sorted(rows) if i in present)
         stuff = self.tissue if self.base.stuff is not None or self.base.classes.stuff else None
         made = provenance or self.base.provenance
@@ -239,7 +239,8 @@ def _count(result: PanopticResult) -> tuple[dict[int, int], dict[int, Box], set[
     ids = result.ids
     if ids.ndim == 2 or len(result.segments) > _FEW or ids.max(initial=0) > 2 * _FEW:
         return dict(result.sizes), dict(result.boxes), set()
-    counts = np.array([np.bincount(plane.ravel(), minlength=int(ids.max(initial=0)) + 1) for plane in ids])
+    bins = int(ids.max(initial=0)) + 1
+    counts = np.array([np.bincount(plane.ravel(), minlength=bins) for plane in ids])
     sizes = {s.id: int(counts[:, s.id].sum()) for s in result.segments}
     bounds: dict[int, Box] = {}
     for segment_id in sizes:
@@ -250,9 +251,10 @@ def _count(result: PanopticResult) -> tuple[dict[int, int], dict[int, Box], set[
 
 def _tissue_of(result: PanopticResult) -> NDArray[np.uint8]:
     """Return the stuff class of each voxel; void under things, where a result without a stuff map knows none."""
-    classes = result.class_map()
-    classes[np.isin(classes, [c.id for c in result.classes.things])] = 0
-    return classes
+    kept = np.zeros(256, np.uint8)
+    for info in result.classes.stuff:
+        kept[info.id] = info.id
+    return look_up(kept, result.class_map())
 
 
 def _count_changes(before: NDArray[np.int32], after: NDArray[np.int32]) -> dict[int, int]:
