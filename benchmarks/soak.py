@@ -56,7 +56,7 @@ def storm(place: Path, output: Path, args: argparse.Namespace) -> Counter[str]:
     next_kill = next_draft = time.monotonic()
     done_at = [args.studies * (n + 1) // (args.client_kills + 1) for n in range(args.client_kills)]
     while client.poll() is None:
-        time.sleep(0.003)
+        time.sleep(0.005)
         now, busy = time.monotonic(), list(workers_of(output))
         if now > next_kill and busy:
             number = chance.choice(CHILD_SIGNALS)
