@@ -1,4 +1,4 @@
-"""The list of our keys over the canvas: F1 shows it, F1 or a click takes it away."""
+"""The list of our keys over the window: F1 shows it, F1 or a click takes it away."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NAPARI = (("2, 1, 3", "napari: brush, eraser, polygon"), ("6", "napari: pan and 
 
 
 class HelpOverlay(QLabel):
-    """A label over the canvas that a click closes."""
+    """A label over the window that a click closes."""
 
     def __init__(self, parent: QWidget, groups: dict[str, tuple[tuple[str, str], ...]]) -> None:
         super().__init__(parent)
@@ -57,11 +57,11 @@ def rows(keys: tuple[Key, ...]) -> tuple[tuple[str, str], ...]:
 
 
 def toggle(viewer: Any) -> None:
-    """Show or hide the list on the main canvas."""
-    canvas = viewer.window._qt_viewer.canvas.native
-    there = canvas.findChild(QLabel, _NAME)
+    """Show or hide the list in the middle of the window."""
+    window = viewer.window._qt_window
+    there = window.findChild(QLabel, _NAME)
     if there is not None:
         there.mousePressEvent(None)
         return
     groups = {"Look": rows(DISPLAY_KEYS), "Mouse": MOUSE, "Review": rows(REVIEW_KEYS), "Tools": NAPARI}
-    HelpOverlay(canvas, groups).show()
+    HelpOverlay(window, groups).show()

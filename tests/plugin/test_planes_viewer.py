@@ -118,7 +118,7 @@ def test_help_lists_every_key_and_goes_away(real_viewer, case, qtbot):
 
     native = real_viewer.window._qt_viewer.canvas.native
     qtbot.keyClick(native, Qt.Key.Key_F1)
-    label = native.findChild(QLabel, "medpanoptic_keys")
+    label = real_viewer.window._qt_window.findChild(QLabel, "medpanoptic_keys")
     assert label.isVisible()
     assert all(key.text in label.text() for key in DISPLAY_KEYS if not key.action.startswith("preset"))
     qtbot.keyClick(native, Qt.Key.Key_F1)
