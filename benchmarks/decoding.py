@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from medpanoptic.bundle import Bundle, load_bundle
 from medpanoptic.fusion import fuse
 from medpanoptic.metrics import binary_quality, mean_pq, pooled
 from medpanoptic.networks.centre_head import CentreHead
+from medpanoptic.networks.flips import FlipAverage
 from medpanoptic.networks.outputs import Prediction
 from medpanoptic.training.cases import Case, prepare
 from medpanoptic.training.layouts import read_layout
@@ -48,7 +50,9 @@ def load(bundle: Bundle, data: Path) -> list[Case]:
 
 @torch.no_grad()
 def run_network(bundle: Bundle, cases: Sequence[Case]) -> tuple[CentreHead, list[tuple[torch.Tensor, torch.Tensor]]]:
-    network = bundle.load_network()
+    network: Any = bundle.load_network()
+    if bundle.flips:
+        network = FlipAverage(network, bundle.flips)
     outputs = []
     for case in cases:
         shape = case.semantic.shape
