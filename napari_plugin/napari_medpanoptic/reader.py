@@ -79,7 +79,9 @@ def _review_soon(layers: list[LayerData]) -> None:
     def begin() -> None:
         from napari_medpanoptic.start import start_review
 
-        if any(layer.metadata.get(KEY, {}).get("case") == case for layer in viewer.layers):
+        # napari may have been closed, or the layers not taken, before the window had a moment
+        shown = getattr(viewer.window, "_qt_window", None)
+        if shown is not None and any(layer.metadata.get(KEY, {}).get("case") == case for layer in viewer.layers):
             start_review(viewer, case)
 
     QTimer.singleShot(0, begin)
