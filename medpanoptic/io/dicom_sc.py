@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,8 +21,8 @@ from medpanoptic.io.dicom_source import (
     without_values,
 )
 from medpanoptic.io.drawing import RGB
-from medpanoptic.io.key_images import lesion_image, overview_image, side_letters, without_rejected
-from medpanoptic.measure import measure
+from medpanoptic.io.key_images import key_slice, lesion_image, overview_image, side_letters, without_rejected
+from medpanoptic.measure import DrawnAxes, measure
 from medpanoptic.result import PanopticResult
 from medpanoptic.volume import Volume
 
@@ -44,12 +44,19 @@ class _Capture(NamedTuple):
     text: str
 
 
-def write_dicom_sc(result: PanopticResult, folder: Path, volume: Volume | None = None) -> list[Path]:
+def write_dicom_sc(
+    result: PanopticResult,
+    folder: Path,
+    volume: Volume | None = None,
+    *,
+    axes: Mapping[int, DrawnAxes] | None = None,
+) -> list[Path]:
     """Write captures/: an overview, and each lesion on the slice of its long axis with outline and both axes.
 
     Single-frame RGB captures of one series, in the order of a reading: the overview, then the lesions from the largest
-    on, at most ``MOST_LESIONS``. volume : the image, which must be given. Rejected things are left out. Without any
-    lesion the overview says so. No text of the source's header is burned in but the number of the image.
+    on, at most ``MOST_LESIONS``. volume : the image, which must be given. axes : id -> the axes that a reader drew, in
+    place of those found. Rejected things are left out. Without any lesion the overview says so. No text of the source's
+    header is burned in but the number of the image.
     Raises WriteError: FORMAT-NEEDS-DICOM, FORMAT-NEEDS-IMAGE, DICOM-SOURCE, DICOM-GEOMETRY.
     """
     source = dicom_source(result, volume, "dicom-sc")
@@ -62,7 +69,7 @@ def write_dicom_sc(result: PanopticResult, folder: Path, volume: Volume | None =
     with without_values("secondary capture"):
         identity = identify(result, source)
         written = []
-        for number, capture in enumerate(_captures(without_rejected(result), volume, headers, frame_of), 1):
+        for number, capture in enumerate(_captures(without_rejected(result), volume, headers, frame_of, axes), 1):
             frame = None if capture.slice is None else frame_of[capture.slice]
             image = _secondary_capture(result, identity, headers, capture, number, frame)
             target.mkdir(exist_ok=True)
@@ -72,16 +79,20 @@ def write_dicom_sc(result: PanopticResult, folder: Path, volume: Volume | None =
 
 
 def _captures(
-    shown: PanopticResult, volume: Volume, headers: Sequence[Dataset], frame_of: dict[int, int]
+    shown: PanopticResult,
+    volume: Volume,
+    headers: Sequence[Dataset],
+    frame_of: dict[int, int],
+    axes: Mapping[int, DrawnAxes] | None,
 ) -> list[_Capture]:
-    measures = sorted(measure(shown, volume), key=lambda m: (-m.size, m.segment_id))
+    measures = sorted(measure(shown, volume, axes=axes), key=lambda m: (-m.size, m.segment_id))
     overview = overview_image(shown, volume, measures)
     captures = [_Capture(overview, "000_overview.dcm", None, None, "Overview")]
     segments = {s.id: s for s in shown.things}
     # rows of the picture run along the columns' direction and the other way round
     sides = (side_letters(shown.affine[:3, 2])[1], side_letters(shown.affine[:3, 1])[1])
     for number, m in enumerate(measures[:MOST_LESIONS], 1):
-        k = round(m.long_axis.start[0])
+        k = key_slice(m, shown.ids.shape[0])
         place = _place(headers, frame_of[k], k, shown.ids.shape[0])
         picture = lesion_image(shown, volume, segments[m.segment_id], m, place)
         text = common.segment_label(shown, segments[m.segment_id])

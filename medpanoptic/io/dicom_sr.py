@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from medpanoptic.io import dicom_common as common
 from medpanoptic.io.dicom_seg import numbered
 from medpanoptic.io.dicom_source import dicom_source, odd_patients, put_patient, read_headers, without_values
 from medpanoptic.io.dicom_sr_groups import SEGMENTATION, Context, absence_group, lesion_group
-from medpanoptic.measure import measure
+from medpanoptic.measure import DrawnAxes, measure
 from medpanoptic.result import PanopticResult, Segment
 from medpanoptic.volume import Volume
 
@@ -49,11 +49,13 @@ def write_dicom_sr(
     reader: Reader | None = None,
     complete: bool = True,
     verified: bool = False,
+    axes: Mapping[int, DrawnAxes] | None = None,
 ) -> list[Path]:
     """Write sr.dcm: size, axes, grey values and certainty of every lesion, each pointing at its segment in seg.dcm.
 
     volume : the image, for grey values. reader : a person, named as observer beside this program. complete : the
     report holds all there is to say (Completion Flag). verified : ``reader`` answers for it; the report is final.
+    axes : id -> the axes that a reader drew, in place of those found; their method is Manual, not Automated (CID 7230).
     Things whose verdict is "rejected" are left out. A class of things of which none is left has an entry that says so.
     The SEG need not be written in the same call: its UIDs follow from the result. A result without classes of things
     has its stuff reported.
@@ -66,14 +68,18 @@ def write_dicom_sr(
     path = folder / "sr.dcm"
     with without_values("DICOM SR"):
         context = Context(result, identify(result, source), source)
-        report = make_report(context, headers, volume, reader)
+        report = make_report(context, headers, volume, reader, axes)
         document = _document(context, headers, report, (reader if verified else None, complete))
         document.save_as(path)
     return [path]
 
 
 def make_report(
-    context: Context, headers: Sequence[Dataset], volume: Volume | None, reader: Reader | None
+    context: Context,
+    headers: Sequence[Dataset],
+    volume: Volume | None,
+    reader: Reader | None,
+    axes: Mapping[int, DrawnAxes] | None = None,
 ) -> MeasurementReport:
     """Return the content tree, TID 1500. ``headers`` are those of the source series."""
     import highdicom.sr as sr
@@ -83,7 +89,7 @@ def make_report(
     reported = {s.id: s for s in _reported(result)}
     groups: list[Any] = [
         lesion_group(context, reported[m.segment_id], number_of[m.segment_id], m)
-        for m in measure(result, volume, list(reported.values()))
+        for m in measure(result, volume, list(reported.values()), axes)
     ]
     found = {s.class_id for s in reported.values()}
     groups += [absence_group(context, c) for c in _looked_for(result) if c.id not in found]

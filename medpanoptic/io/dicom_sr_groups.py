@@ -33,6 +33,9 @@ NO_UNITS = Code("1", "UCUM", "no units")
 VOLUME = Code("118565006", "SCT", "Volume")
 LONG_AXIS = Code("103339001", "SCT", "Long axis")
 SHORT_AXIS = Code("103340004", "SCT", "Short axis")
+# how a diameter was measured, as Measurement Method (370129005 SCT) of TID 300: CID 7230, Automation of Measurement
+AUTOMATED = Code("8359006", "SCT", "Automated")
+MANUAL = Code("87982008", "SCT", "Manual")
 CERTAINTY = Code("111012", "DCM", "Certainty of Finding")
 LESION_COUNT = Code("246206008", "SCT", "Number of lesions")
 PRESENCE = Code("121052", "DCM", "Presence of property")
@@ -143,8 +146,8 @@ def _measurements(context: Context, segment: Segment, measures: Measures) -> Ite
     if measures.volume_mm3 is not None:
         yield _number(VOLUME, measures.volume_mm3, MM3)
     # without their lines: TID 1411 has no place for coordinates, and a second group would count a lesion twice
-    yield _number(LONG_AXIS, measures.long_axis.length_mm, MM)
-    yield _number(SHORT_AXIS, measures.short_axis.length_mm, MM)
+    for name, axis in ((LONG_AXIS, measures.long_axis), (SHORT_AXIS, measures.short_axis)):
+        yield _number(name, axis.length_mm, MM, method=common.concept(MANUAL if axis.drawn else AUTOMATED))
     kinds = [(i.modality, i.unit) for i in measures.intensities]
     for values in measures.intensities:
         several = kinds.count((values.modality, values.unit)) > 1

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from medpanoptic.measure import DrawnAxes
     from medpanoptic.result import PanopticResult
     from medpanoptic.volume import Volume
 
@@ -47,6 +48,7 @@ class Format(NamedTuple):
         none.
     ndims : 2, 3 or both. files : the names it may write, the one to read it from first.
     holds : keys of ``HOLDABLE``. sop_classes : UIDs of the DICOM objects that its reader takes.
+    axes : its writer takes ``axes=``, the diameters that a reader drew.
     """
 
     description: str
@@ -56,10 +58,18 @@ class Format(NamedTuple):
     holds: frozenset[str]
     reader: str = ""
     sop_classes: tuple[str, ...] = ()
+    axes: bool = False
 
-    def write(self, result: PanopticResult, folder: Path, volume: Volume | None = None) -> list[Path]:
-        """Write the files of this format into an existing folder and return them."""
-        written: list[Path] = _load(self.writer)(result, folder, volume)
+    def write(
+        self,
+        result: PanopticResult,
+        folder: Path,
+        volume: Volume | None = None,
+        axes: Mapping[int, DrawnAxes] | None = None,
+    ) -> list[Path]:
+        """Write the files of this format into an existing folder and return them; ``axes`` as in ``write_result``."""
+        drawn = {"axes": axes} if self.axes and axes else {}
+        written: list[Path] = _load(self.writer)(result, folder, volume, **drawn)
         return written
 
     def read(self, path: Path, volume: Volume | None = None) -> PanopticResult:
@@ -95,6 +105,7 @@ FORMATS: Mapping[str, Format] = {
         (2, 3),
         ("segments.csv",),
         _CSV - {"provenance", "parameters"},
+        axes=True,
     ),
     "png": Format(
         "picture with segments drawn over the image",
@@ -139,6 +150,7 @@ FORMATS: Mapping[str, Format] = {
         (3,),
         ("sr.dcm",),
         frozenset({"codes", "scores", "tracking", "provenance"}),
+        axes=True,
     ),
     "dicom-sc": Format(
         "DICOM secondary captures: an overview and a key image of each thing",
@@ -146,6 +158,7 @@ FORMATS: Mapping[str, Format] = {
         (3,),
         ("captures",),
         frozenset({"colors", "provenance"}),
+        axes=True,
     ),
     "dicom-ann": Format(
         "DICOM bulk annotations: a polygon for each cell of a DICOM slide",

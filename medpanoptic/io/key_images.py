@@ -76,6 +76,12 @@ def overview_image(result: PanopticResult, volume: Volume, measures: Sequence[Me
     return np.vstack([planes, text_table([*lines, [f"{NOTE}; not for measuring"]], planes.shape[1])])
 
 
+def key_slice(measures: Measures, slices: int) -> int:
+    """Return the slice on which a thing is shown: that of its long axis, of one drawn askew the middle."""
+    axis = measures.long_axis
+    return min(max(round((axis.start[0] + axis.stop[0]) / 2), 0), slices - 1)
+
+
 def lesion_image(result: PanopticResult, volume: Volume, segment: Segment, measures: Measures, place: str) -> RGB:
     """Draw a lesion on the slice of its long axis: the whole slice, and a close view in each channel with both axes.
 
@@ -83,7 +89,7 @@ def lesion_image(result: PanopticResult, volume: Volume, segment: Segment, measu
     Rows and columns are as stored, like the source in a viewer; letters name the patient's sides. Things are outlined
     in their colours, the long axis is yellow, the short one cyan. Returns (H, W, 3) uint8.
     """
-    k = round(measures.long_axis.start[0])
+    k = key_slice(measures, result.ids.shape[0])
     spacing = voxel_spacing(result.affine, 3)[1:]
     ids = result.ids[k]
     shown = [i for i, c in enumerate(volume.channels) if c.present]
@@ -96,21 +102,24 @@ def lesion_image(result: PanopticResult, volume: Volume, segment: Segment, measu
         panel = Image.fromarray(np.stack([gray] * 3, axis=-1))
         _outline(panel, view, ids, result)
         if view is close:
-            _line(panel, view, measures.long_axis, _LONG)
-            _line(panel, view, measures.short_axis, _SHORT)
+            for axis, color in ((measures.long_axis, _LONG), (measures.short_axis, _SHORT)):
+                # a reader may draw the short axis on another slice: it has no place here
+                if round((axis.start[0] + axis.stop[0]) / 2) == k:
+                    _line(panel, view, axis, color)
             _write(panel, (8, 4), "la", channel.name)
         else:
             _number(panel, view, ids, segment.id)
         _letters(panel, result.affine)
         panels.append(np.asarray(panel))
     canvas = side_by_side(panels)
+    drawn = " (drawn by the reader)" if measures.long_axis.drawn or measures.short_axis.drawn else ""
     windows = ", ".join(f"{volume.channels[i].name} {_window_text(volume, i, limits[i])}" for i in shown)
     lines = [
         [
             f"{_name(result, segment)}:  "
             + ",  ".join([*_sizes(measures, is_calibrated(result, volume)), *_grey_values(measures)])
         ],
-        [f"{place};  windows: {windows};  yellow: long axis, cyan: short axis;  {NOTE}, not for measuring"],
+        [f"{place};  windows: {windows};  yellow: long axis, cyan: short axis{drawn};  {NOTE}, not for measuring"],
     ]
     return np.vstack([canvas, text_table(lines, canvas.shape[1])])
 
@@ -191,6 +200,8 @@ def _line(panel: Image.Image, view: _View, axis: Axis, color: tuple[int, int, in
 
 def _number(panel: Image.Image, view: _View, ids: NDArray[np.int32], segment_id: int) -> None:
     rows, columns = np.nonzero(ids == segment_id)
+    if not len(rows):  # a reader may draw the axis on a slice without the thing
+        return
     ((x, y),) = view.place([(rows.min() - 0.5, columns.max() + 0.5)])
     anchor = "lb" if x < panel.width - 40 else "rb"
     _write(panel, (x + (3 if anchor == "lb" else -3), max(14.0, y)), anchor, str(segment_id))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from medpanoptic.io.result_files import measure_name
-from medpanoptic.measure import is_calibrated, measure, measure_columns, measure_row
+from medpanoptic.measure import DrawnAxes, is_calibrated, measure, measure_columns, measure_row
 from medpanoptic.result import PanopticResult, Segment
 from medpanoptic.volume import Volume
 
@@ -15,14 +15,21 @@ _HEAD = ("id", "class_id", "class", "is_thing", "score", "uncertainty", "origin"
 _AXES = {2: ("row", "column"), 3: ("slice", "row", "column")}
 
 
-def write_csv(result: PanopticResult, folder: Path, volume: Volume | None = None) -> list[Path]:
+def write_csv(
+    result: PanopticResult,
+    folder: Path,
+    volume: Volume | None = None,
+    *,
+    axes: Mapping[int, DrawnAxes] | None = None,
+) -> list[Path]:
     """Write segments.csv. Things have all measures, stuff only its size; boxes are half-open, centroids LPS mm.
 
     volume : the image, for the grey values of each channel. Cells that need mm stay empty where none are known.
+    axes : id -> the axes that a reader drew, in place of those found.
     """
     path = folder / "segments.csv"
     calibrated = is_calibrated(result, volume)
-    measured = {m.segment_id: measure_row(m, calibrated) for m in measure(result, volume)}
+    measured = {m.segment_id: measure_row(m, calibrated) for m in measure(result, volume, axes=axes)}
     columns = csv_columns(result.ndim, volume)
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ from medpanoptic.io.formats import FORMATS
 from medpanoptic.io.losses import losses
 from medpanoptic.io.new_folder import new_folder
 from medpanoptic.io.result_reader import read_result
+from medpanoptic.measure import DrawnAxes
 from medpanoptic.result import PanopticResult
 from medpanoptic.volume import Volume
 
@@ -33,12 +34,15 @@ def write_result(
     *,
     formats: Sequence[str] = ("nifti", "csv", "png"),
     volume: Volume | None = None,
+    axes: Mapping[int, DrawnAxes] | None = None,
 ) -> dict[str, list[Path]]:
     """Write one case folder, whole or not at all, and return the files of each format.
 
     formats : names from ``FORMATS``; "json" and "nifti" (the id map) are always written.
     volume : the image, for overlay.png (drawn over black without it), for intensities and, after ``read_result``, for
         DICOM objects.
+    axes : thing id -> the long and the short axis that a reader drew (``Axis.of_reader``), None for the one found; they
+        count in csv, dicom-sr and dicom-sc. The result folder itself does not keep them.
     The same result gives the same bytes. A folder written earlier is replaced; files in it that are not ours are kept.
     Raises WriteError: FORMAT-UNKNOWN, FORMAT-NDIM, FORMAT-SHAPE, FOLDER-FOREIGN, WRITE-OS, and those of each format.
     """
@@ -51,7 +55,7 @@ def write_result(
     ours = frozenset(name for row in FORMATS.values() for name in row.files)
     # highdicom's log names the UIDs of the source
     with quiet_pydicom(), new_folder(folder, ours, _check_is_result) as draft:
-        files = {name: FORMATS[name].write(result, draft, volume) for name in names}
+        files = {name: FORMATS[name].write(result, draft, volume, axes) for name in names}
     return {name: [folder / path.relative_to(draft) for path in paths] for name, paths in files.items()}
 
 

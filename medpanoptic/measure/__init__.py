@@ -1,6 +1,6 @@
 """Measures of things: volume, RECIST axes, grey values, SUVpeak. numpy and scipy only."""
 
-from medpanoptic.measure.axes import Axis, find_axes
+from medpanoptic.measure.axes import Axis, DrawnAxes, find_axes
 from medpanoptic.measure.intensity import Intensity, peak_mean, peak_sphere
 from medpanoptic.measure.measures import (
     Measures,
@@ -10,10 +10,12 @@ from medpanoptic.measure.measures import (
     measure_row,
     measure_segment,
     measures_table,
+    with_axes,
 )
 
 __all__ = [
     "Axis",
+    "DrawnAxes",
     "Intensity",
     "Measures",
     "find_axes",
@@ -25,4 +27,5 @@ __all__ = [
     "measures_table",
     "peak_mean",
     "peak_sphere",
+    "with_axes",
 ]

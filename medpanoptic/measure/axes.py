@@ -14,7 +14,7 @@ from scipy import ndimage
 from scipy.spatial import ConvexHull
 from scipy.spatial.distance import pdist
 
-from medpanoptic.geometry import Affine, to_world
+from medpanoptic.geometry import Affine, to_index, to_world
 from medpanoptic.measure.contours import contour_edges
 
 Point = tuple[float, ...]
@@ -35,7 +35,7 @@ class Axis:
     """A straight line on one plane.
 
     start, stop : (slice, row, column) or (row, column), voxel indices, 0 is the centre of the first voxel.
-    start_mm, stop_mm : the same in LPS mm. length_mm : their distance.
+    start_mm, stop_mm : the same in LPS mm. length_mm : their distance. drawn : by a reader, not found by ``find_axes``.
     """
 
     start: Point
@@ -43,6 +43,7 @@ class Axis:
     start_mm: Point
     stop_mm: Point
     length_mm: float
+    drawn: bool = False
 
     @classmethod
     def between(cls, start: Point, stop: Point, affine: Affine) -> Axis:
@@ -50,6 +51,18 @@ class Axis:
         ends = to_world([start, stop], affine)
         (a, b), (a_mm, b_mm) = ([tuple(float(v) for v in p) for p in pair] for pair in ((start, stop), ends))
         return cls(a, b, a_mm, b_mm, float(np.linalg.norm(ends[1] - ends[0])))
+
+    @classmethod
+    def of_reader(cls, start_mm: Point, stop_mm: Point, affine: Affine, ndim: int = 3) -> Axis:
+        """Make an axis that a reader drew from its ends, (x, y, z) LPS mm, and the affine of the grid."""
+        ends = to_index([start_mm, stop_mm], affine, ndim)
+        a, b = (tuple(float(v) for v in p) for p in ends)
+        a_mm, b_mm = (tuple(float(v) for v in p) for p in (start_mm, stop_mm))
+        return cls(a, b, a_mm, b_mm, float(np.linalg.norm(np.subtract(stop_mm, start_mm))), drawn=True)
+
+
+# long and short axis that a reader drew; None where the one that is found counts
+DrawnAxes = tuple[Axis | None, Axis | None]
 
 
 def find_axes(mask: NDArray[np.bool_], offset: tuple[int, ...], affine: Affine) -> tuple[Axis, Axis]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from medpanoptic.errors import ResultError
 from medpanoptic.geometry import Affine, to_world, voxel_size
-from medpanoptic.measure.axes import Axis, find_axes
+from medpanoptic.measure.axes import Axis, DrawnAxes, find_axes
 from medpanoptic.measure.intensity import Intensity, has_peak, intensity, peak_sphere
 from medpanoptic.result import Box, PanopticResult, Segment
 from medpanoptic.volume import Volume
@@ -45,11 +45,15 @@ class Measures:
 
 
 def measure(
-    result: PanopticResult, volume: Volume | None = None, segments: Sequence[Segment] | None = None
+    result: PanopticResult,
+    volume: Volume | None = None,
+    segments: Sequence[Segment] | None = None,
+    axes: Mapping[int, DrawnAxes] | None = None,
 ) -> list[Measures]:
     """Measure every thing of a result, in the order of its table, or the segments given, in their order.
 
-    volume : the image on the grid of the result, for grey values. Raises ResultError (RESULT-SHAPE) if it is another.
+    volume : the image on the grid of the result, for grey values. axes : id -> long and short axis that a reader drew,
+    in place of those found. Raises ResultError (RESULT-SHAPE) if the image is another.
     """
     if volume is not None and volume.shape != result.ids.shape:
         raise ResultError(
@@ -59,8 +63,15 @@ def measure(
     for segment in result.things if segments is None else segments:
         box = result.boxes[segment.id]
         mask = result.ids[tuple(slice(*axis) for axis in box)] == segment.id
-        found.append(measure_segment(segment.id, mask, box, result.affine, volume))
+        measures = measure_segment(segment.id, mask, box, result.affine, volume)
+        found.append(with_axes(measures, (axes or {}).get(segment.id, (None, None))))
     return found
+
+
+def with_axes(measures: Measures, axes: DrawnAxes) -> Measures:
+    """Return the measures with the axes that a reader drew, where there are any, in place of those found."""
+    long_axis, short_axis = axes
+    return replace(measures, long_axis=long_axis or measures.long_axis, short_axis=short_axis or measures.short_axis)
 
 
 def measure_segment(

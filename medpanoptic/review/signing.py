@@ -18,6 +18,7 @@ from medpanoptic.errors import ReviewError
 from medpanoptic.io import FORMATS, write_result
 from medpanoptic.io.dicom_sr import Reader, write_dicom_sr
 from medpanoptic.io.new_folder import new_folder
+from medpanoptic.measure import Axis, DrawnAxes
 from medpanoptic.result import PanopticResult, Provenance
 from medpanoptic.review.case_files import IMAGE, JOURNAL, SIGNATURE, file_digest
 from medpanoptic.review.session import ReviewSession
@@ -63,10 +64,11 @@ def sign(
     target = opened.folder / f"v{session.version}"
     names = usual_formats(result) if formats is None else list(formats)
     with new_folder(target, frozenset(), _refuse) as draft:
-        write_result(result, draft, formats=[n for n in names if n != _REPORT], volume=session.volume)
+        axes = drawn_axes(session)
+        write_result(result, draft, formats=[n for n in names if n != _REPORT], volume=session.volume, axes=axes)
         if _REPORT in names:
             reader = Reader(session.reader, organization.strip())
-            write_dicom_sr(result, draft, session.volume, reader=reader, verified=bool(reader.organization))
+            write_dicom_sr(result, draft, session.volume, reader=reader, verified=bool(reader.organization), axes=axes)
         _write_worklist(session, draft / WORKLIST)
         if image is not None:
             _write_image(image, draft / IMAGE)
@@ -79,6 +81,18 @@ def usual_formats(result: PanopticResult) -> list[str]:
     """Return the formats that a signed version has without being asked."""
     wanted = [*_PLAIN, *(_DICOM if result.source.sop_uids and result.source.paths else ())]
     return [name for name in wanted if name in FORMATS and result.ndim in FORMATS[name].ndims]
+
+
+def drawn_axes(session: ReviewSession) -> dict[int, DrawnAxes]:
+    """Return {lesion: the long and the short axis that the reader drew, None for the one found}; none without both."""
+    affine, ndim = session.affine, session.ids.ndim
+    found = {}
+    for segment_id in session.things:
+        lines = session.row(segment_id).long_axis, session.row(segment_id).short_axis
+        if any(lines):
+            long_axis, short_axis = (Axis.of_reader(*line, affine, ndim) if line else None for line in lines)
+            found[segment_id] = (long_axis, short_axis)
+    return found
 
 
 def _refuse(target: Path) -> None:
