@@ -27,7 +27,7 @@ def remove_marker(folder: Path) -> None:
     """Declare a result folder not done."""
     with suppress(FileNotFoundError):
         (folder / MARKER).unlink()
-        _sync_folder(folder)
+        sync_folder(folder)
 
 
 def write_marker(folder: Path, fields: Mapping[str, Any]) -> dict[str, str]:
@@ -43,7 +43,7 @@ def write_marker(folder: Path, fields: Mapping[str, Any]) -> dict[str, str]:
         file.flush()
         os.fsync(file.fileno())
     draft.replace(folder / MARKER)
-    _sync_folder(folder)
+    sync_folder(folder)
     return outputs
 
 
@@ -82,7 +82,7 @@ def remove_drafts(results_folder: Path, work: Path) -> int:
     return len(drafts)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Bring a rename to the disk; Windows has no such call and does not need it."""
     if os.name != "nt":
         descriptor = os.open(folder, os.O_RDONLY)

@@ -18,6 +18,8 @@ from medpanoptic.cases import IMAGE_SUFFIXES
 from medpanoptic.errors import ReadError
 from medpanoptic.io.dicom_files import looks_like_dicom, read_dataset, walk_files
 
+# in a folder whose files are not for a batch, or not yet: a study that is still coming in
+HOLD = ".hold"
 _COMMIT_EVERY = 1000
 # .mhd names its pixel file inside: it cannot be handed on under a neutral name
 _IMAGES = tuple(suffix for suffix in IMAGE_SUFFIXES if suffix != ".mhd")
@@ -149,12 +151,12 @@ def _regular_files(root: Path, excluded: Path) -> Iterator[tuple[Path, str]]:
         yield root, ""
         return
     folder: Path | None = None
-    ours: Path | None = None  # a result folder of ours is output, whatever lies in it
+    ours: Path | None = None  # a result folder of ours is output, whatever lies in it; so is one that is held back
     for path, _, reason in walk_files(root):
         if path.parent != folder:
             folder = path.parent
             if ours is None or not folder.is_relative_to(ours):
-                ours = folder if (folder / "segments.json").is_file() else None
+                ours = folder if any((folder / name).is_file() for name in ("segments.json", HOLD)) else None
         if ours is None and not path.is_relative_to(excluded):
             yield path, reason
 

@@ -25,6 +25,7 @@ from medpanoptic.cli.options import NOTICE
 from medpanoptic.cli.receive import receive
 from medpanoptic.cli.review import review
 from medpanoptic.cli.segment import segment
+from medpanoptic.cli.send import send
 from medpanoptic.cli.status import status
 from medpanoptic.cli.train import train
 from medpanoptic.console import say_error
@@ -37,7 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 # one file per command; help lists them in this order
-for command in (models, segment, review, receive, batch, status, fuse, evaluate, train, convert, inspect, demo):
+for command in (models, segment, review, receive, batch, status, send, fuse, evaluate, train, convert, inspect, demo):
     app.command()(command)
 
 

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from medpanoptic.pacs.receiver import receive
+from medpanoptic.pacs.sender import send
 
-__all__ = ["receive"]
+__all__ = ["receive", "send"]

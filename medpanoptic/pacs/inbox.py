@@ -18,7 +18,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,13 +28,13 @@ from pydicom.filewriter import write_file_meta_info
 from medpanoptic.batch.keys import file_digest, study_handle
 from medpanoptic.batch.ledger import only_run
 from medpanoptic.batch.log import log_event
-from medpanoptic.batch.outputs import _sync_folder as sync_folder
+from medpanoptic.batch.outputs import sync_folder
+from medpanoptic.batch.scan import HOLD
 from medpanoptic.errors import BatchError, ReadError
 from medpanoptic.identity import uid_from
 from medpanoptic.io.dicom_files import read_dataset
 
 _TAGS = ["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "NumberOfStudyRelatedInstances"]
-HOLD = ".hold"
 NEW, DUPLICATE, ASIDE = "new", "duplicate", "aside"
 
 
@@ -231,18 +231,14 @@ def only_receiver(folder: Path) -> Iterator[None]:
         (folder / ".receive").mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise BatchError("OUTPUT-DISK", f"{folder} cannot be written: {error.strerror}") from error
-    with _renamed(folder), only_run(folder / ".receive"):
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(only_run(folder / ".receive"))
+        except BatchError as error:
+            if error.code != "BATCH-RUNNING":
+                raise
+            raise BatchError("RECEIVE-RUNNING", f"another program fills {folder}; stop it or name another") from error
         yield
-
-
-@contextmanager
-def _renamed(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except BatchError as error:
-        if error.code != "BATCH-RUNNING":
-            raise
-        raise BatchError("RECEIVE-RUNNING", f"another program fills {folder}; stop it or name another") from error
 
 
 def _file_header(arrival: Arrival) -> bytes:

@@ -6,7 +6,6 @@ Exceptions, warnings and log lines of pynetdicom and pydicom may quote tag value
 from __future__ import annotations
 
 import logging
-import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -20,6 +19,7 @@ from medpanoptic.batch.log import log_event, log_file
 from medpanoptic.batch.stop import StopSignal
 from medpanoptic.errors import BatchError
 from medpanoptic.io.quiet import quiet
+from medpanoptic.pacs.dimse import check_titles, send_at_once
 from medpanoptic.pacs.inbox import ASIDE, Arrival, Inbox, InboxLimits, only_receiver
 
 SUCCESS, COERCED, PROCESSING_FAILURE, CANNOT_UNDERSTAND = 0x0000, 0xB000, 0x0110, 0xC000
@@ -67,7 +67,7 @@ class Receiver:
             self._entity.add_supported_context(context.abstract_syntax, ALL_TRANSFER_SYNTAXES)
         self._entity.add_supported_context(Verification)
         self._handlers = [
-            (evt.EVT_CONN_OPEN, _send_at_once),
+            (evt.EVT_CONN_OPEN, send_at_once),
             (evt.EVT_REQUESTED, self._admit),
             (evt.EVT_PDU_RECV, self._weigh),
             (evt.EVT_C_STORE, self._store),
@@ -187,17 +187,3 @@ def receive(
     return Received(
         counts["new"], counts["duplicate"], counts["aside"], counts["refused"], inbox.completed, len(inbox.held)
     )
-
-
-def check_titles(titles: Sequence[str]) -> list[str]:
-    """Return AE titles as they are sent. Raises BatchError (AE-TITLE). Source: DICOM PS3.5 6.2, VR AE."""
-    found = [title.strip() for title in titles]
-    for title in found:
-        if not 0 < len(title) <= 16 or "\\" in title or not title.isascii() or not title.isprintable():
-            raise BatchError("AE-TITLE", f"{title!r} is no AE title: 1 to 16 ASCII characters without a backslash")
-    return found
-
-
-def _send_at_once(event: Any) -> None:
-    """Turn Nagle's algorithm off: a response of a few bytes would wait 40 ms for the peer's acknowledgement."""
-    event.assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
