@@ -16,6 +16,8 @@ from typing import Any
 from medpanoptic.errors import ReviewError
 from medpanoptic.io import read_result
 from medpanoptic.result import PanopticResult
+from medpanoptic.review.edit import Row
+from medpanoptic.review.history import last_id, signed_rows
 from medpanoptic.review.journal import JournalText, read_journal
 from medpanoptic.volume import Volume
 
@@ -38,7 +40,8 @@ class OpenedCase:
     folder : CASE/review. model : the result in CASE; base : the last signed version, or ``model``. version : the one
     that signing will make. text : the journal so far; pending : lines that it lacks because signing was cut off after
     the version was in place. unsaved : lines since the last signature. begun : whether a begin line is among them.
-    discarded : how many lines were set aside on opening.
+    discarded : how many lines were set aside on opening. rows : the table as it was last signed, see ``signed_rows``.
+    last_id : the largest id that the journal ever used.
     """
 
     folder: Path
@@ -51,6 +54,8 @@ class OpenedCase:
     begun: bool
     discarded: int
     digests: Mapping[str, str]
+    rows: Mapping[int, Row]
+    last_id: int
 
     @property
     def journal(self) -> Path:
@@ -112,7 +117,14 @@ def open_case(case: Path, volume: Volume | None, *, discard: bool) -> OpenedCase
     discarded = len(unsaved) if discard else 0
     kept = () if discard else tuple(unsaved)
     version = _latest(folder) + 1
-    return OpenedCase(folder, model, base, version, text, tuple(pending), kept, bool(unsaved), discarded, digests)
+    lines = [*text.lines, *pending]
+    try:
+        rows, last = signed_rows(lines), last_id(lines)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise ReviewError("JOURNAL-DAMAGED", f"the journal's rows are not whole ({type(error).__name__})") from error
+    return OpenedCase(
+        folder, model, base, version, text, tuple(pending), kept, bool(unsaved), discarded, digests, rows, last
+    )
 
 
 def _check_same_case(

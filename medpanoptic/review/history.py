@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from medpanoptic.errors import ReviewError
-from medpanoptic.review.edit import Edit, edit_from_json
+from medpanoptic.review.edit import Edit, Row, edit_from_json
 from medpanoptic.review.live_map import LiveMap
 
 
@@ -50,3 +50,34 @@ class History:
                 if not np.array_equal(live.ids_at(edit.at), edit.before):
                     raise ReviewError("JOURNAL-DAMAGED", f"{where} does not fit the map before it")
                 self.do(edit)
+
+
+def signed_rows(lines: Sequence[Mapping[str, Any]]) -> dict[int, Row]:
+    """Return what the table of a review said when it was last signed, lesions that were rejected then included.
+
+    lines : the whole journal. The signed result holds segments only: words, drawn diameters and RECIST marks are here.
+    """
+    signed: dict[str, Any] = {}
+    rows: dict[str, Any] = {}
+    done: list[Mapping[str, Any]] = []
+    undone: list[Mapping[str, Any]] = []
+    for line in lines:
+        action = line["action"]
+        if action in ("sign", "discard"):
+            signed = {i: row for i, row in rows.items() if row is not None} if action == "sign" else signed
+            rows, done, undone = dict(signed), [], []
+        elif action in ("undo", "redo"):
+            source, target = (done, undone) if action == "undo" else (undone, done)
+            target.append(source.pop())
+            side = 0 if action == "undo" else 1
+            rows |= {i: pair[side] for i, pair in target[-1]["rows"].items()}
+        elif "rows" in line:
+            rows |= {i: pair[1] for i, pair in line["rows"].items()}
+            done.append(line)
+            undone.clear()
+    return {int(i): Row.from_json(row) for i, row in signed.items()}
+
+
+def last_id(lines: Sequence[Mapping[str, Any]]) -> int:
+    """Return the largest id that a journal ever used, 0 for an empty one: no later lesion may take it."""
+    return max((int(i) for line in lines for i in line.get("rows", ())), default=0)

@@ -25,19 +25,27 @@ class LiveMap:
     tissue : (*S) uint8 stuff class ids under the things: what an erased voxel returns to; 0 (void) where not known.
     """
 
-    def __init__(self, base: PanopticResult, source: Source | None = None) -> None:
+    def __init__(
+        self,
+        base: PanopticResult,
+        source: Source | None = None,
+        rows: Mapping[int, Row] | None = None,
+        last_id: int = 0,
+    ) -> None:
         """Start from ``base``. source : what its outputs will point at, if ``base`` was read from files without it.
 
+        rows : what an earlier review said of its segments. last_id : up to which ids were used before.
         Things without a tracking UID get the one that DICOM outputs of ``base`` carry: it must outlive edits.
         """
         if base.ids.size > np.iinfo(np.int32).max:
             raise ReviewError("REVIEW-SIZE", f"a map of {base.ids.size} voxels is too large to review; crop it")
         self.base, self.source = base, source or base.source
         self.ids = np.array(base.ids, np.int32, order="C")
-        self.rows = {s.id: Row(s) for s in base.segments}
+        said = rows or {}
+        self.rows = {s.id: replace(said[s.id], segment=s) if s.id in said else Row(s) for s in base.segments}
         self._name_things()
         self.tissue = base.stuff if base.stuff is not None else _tissue_of(base)
-        self.next_id = max(self.rows, default=0) + 1
+        self.next_id = max([last_id, *self.rows]) + 1
         self._tissue_rows = {r.segment.class_id: r for i, r in self.rows.items() if not self.is_thing(i)}
         # _bounds may be wider than the segments in _loose
         self._sizes, self._bounds, self._loose = _count(base)
@@ -47,7 +55,8 @@ class LiveMap:
         if unnamed:
             identity = identify(self.base, self.source)
             for segment in unnamed:
-                self.rows[segment.id] = Row(replace(segment, tracking_uid=identity.tracking_uid(segment)))
+                named = replace(segment, tracking_uid=identity.tracking_uid(segment))
+                self.rows[segment.id] = replace(self.rows[segment.id], segment=named)
 
     # ---- reading
 

@@ -79,7 +79,9 @@ class ReviewSession:
         self.volume, self.reader, self.probability = volume, reader.strip(), dict(probability or {})
         self.opened = opened
         self.model = opened.model if opened is not None else base
-        self.live = LiveMap(base, volume.source if volume is not None and volume.source.series_uid else None)
+        source = volume.source if volume is not None and volume.source.series_uid else None
+        rows, last_id = ({}, 0) if opened is None else (opened.rows, opened.last_id)
+        self.live = LiveMap(base, source, rows, last_id)
         self.listeners: list[Callable[[Change], None]] = []
         self._clock = clock
         self.history = History(self._put)

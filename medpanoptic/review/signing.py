@@ -41,8 +41,9 @@ def sign(
 ) -> Path:
     """Write CASE/review/vN, whole or not at all, lock the session, and return the folder.
 
-    It holds the result (rejected lesions left out), the formats, lesions.csv (the list, rejected ones included), the
-    journal, and signature.json with the SHA-256 of every file. A review that found nothing is signed like any other.
+    It holds the result (rejected lesions left out), the formats, lesions.csv (the list, with those rejected in this and
+    in earlier versions), the journal, and signature.json with the SHA-256 of every file. A review that found nothing is
+    signed like any other.
     organization : the reader's; with it the DICOM report is verified, else it names the reader as observer only.
     allow_unread : sign although lesions were not read. formats : names of ``FORMATS``; None takes csv and png, and the
     DICOM objects where the image is a DICOM series.
@@ -106,11 +107,25 @@ def _provenance(session: ReviewSession, moment: str) -> Provenance:
 
 
 def _write_worklist(session: ReviewSession, path: Path) -> None:
+    """Write the list; its last column is the version whose list the lesion was last in."""
     table = worklist(session, measure_all=True)
+    columns = [*table.columns, "version"]
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(table.columns)
-        writer.writerows(["" if v != v or v is None else v for v in row] for row in table.itertuples(index=False))
+        writer.writerow(columns)
+        for row in table.itertuples(index=False):
+            writer.writerow([*("" if v != v or v is None else v for v in row), session.version])
+        writer.writerows([old.get(name, "") for name in columns] for old in _rejected_before(session))
+
+
+def _rejected_before(session: ReviewSession) -> list[dict[str, str]]:
+    """Return the rows of lesions that earlier versions rejected, as they were listed then."""
+    if session.opened is None or session.version == 1:
+        return []
+    before = session.version - 1
+    with (session.opened.folder / f"v{before}" / WORKLIST).open(encoding="utf-8", newline="") as file:
+        rows = [{"version": str(before), **row} for row in csv.DictReader(file)]
+    return [row for row in rows if row["status"] == "rejected" and int(row["id"]) not in session.live.rows]
 
 
 def _write_image(image: Path | str | Mapping[str, Path | str], path: Path) -> None:

@@ -34,11 +34,11 @@ _STATUS_ORDER = {"unread": 0, "unsure": 1, "accepted": 2, "rejected": 3}
 def worklist(session: ReviewSession, measure_all: bool = False) -> pd.DataFrame:
     """Return one row per lesion, indexed by id, in the order of the ids.
 
-    Columns: id, class, score, uncertainty (of 1 for a score of 0.5, 0 for 0 or 1; NaN for lesions that the reader
-    added), size (voxels), volume_mm3 or area_mm2 (NaN without a pixel size), long_axis_mm, short_axis_mm (the reader's
-    where drawn; NaN where not worked out yet: ``update_rows`` of a measured lesion fills them), place (words), status,
-    changed (voxels or class differ from the model's), note, organ, is_node, is_target, tracking_uid, and place_key and
-    status_key to sort by.
+    Columns: id, class, score, uncertainty (``Segment.uncertainty``; NaN where it is not known), size (voxels),
+    volume_mm3 or area_mm2 (NaN without a pixel size), long_axis_mm, short_axis_mm (the reader's where drawn; NaN where
+    not worked out yet: ``update_rows`` of a measured lesion fills them), place (words), status, changed (voxels or
+    class differ from the model's), note, organ, is_node, is_target, tracking_uid, and place_key and status_key to sort
+    by.
     """
     ids = session.things
     measured = measure_all or len(ids) <= MEASURE_AT_ONCE
@@ -141,7 +141,7 @@ def _row(session: ReviewSession, segment_id: int, measured: bool) -> dict[str, A
         segment_id,
         base.classes[segment.class_id].name,
         float(segment.score),
-        np.nan if segment.origin == "added" else 1 - abs(2 * segment.score - 1),
+        np.nan if segment.uncertainty is None else float(segment.uncertainty),
         size,
         size * base.voxel_size if calibrated else np.nan,
         long_axis,

@@ -1,11 +1,13 @@
 """Journal, recovery after a kill, signing and versions: what lies on disk, and what happens when it is damaged."""
 
+import csv
 import json
 import random
 import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -290,6 +292,60 @@ def test_opening_again_starts_the_next_version_from_what_was_signed(case):
     assert read_result(folder).provenance.parameters["review_version"] == 2
     # one chain through both
     assert (case / "review" / "journal.jsonl").read_bytes() == (folder / "journal.jsonl").read_bytes()
+
+
+def listed(folder):
+    """{id: (status, note, version)} of lesions.csv."""
+    with (folder / "lesions.csv").open(encoding="utf-8", newline="") as file:
+        return {int(r["id"]): (r["status"], r["note"], r["version"]) for r in csv.DictReader(file)}
+
+
+def test_a_later_version_still_lists_what_earlier_ones_rejected(case):
+    for lesion, why in ((5, "vessel"), (4, "artefact"), (None, "")):
+        session = open_case(case)
+        read_all(session)
+        if lesion:
+            session.reject(lesion, why)
+        folder = sign(session)
+    assert folder.name == "v3"
+    assert listed(folder) == {
+        3: ("accepted", "", "3"),
+        4: ("rejected", "artefact", "2"),
+        5: ("rejected", "vessel", "1"),
+    }
+
+
+def test_an_id_of_an_earlier_version_is_never_used_again(case):
+    session = open_case(case)
+    read_all(session)
+    made = session.take_in(0).segment
+    session.undo()
+    session.reject(5)
+    sign(session)
+    session = open_case(case)
+    assert session.take_in(0).segment > made > 5
+
+
+def test_words_diameters_and_marks_carry_on_into_the_next_version(case):
+    line = ((0.0, 0.0, 0.0), (0.0, 30.0, 0.0))
+    session = open_case(case)
+    read_all(session)
+    session.set_note(3, "as before")
+    session.set_axes(3, line, None)
+    session.set_recist(4, organ="liver", is_target=True)
+    session.set_note(4, "taken back")
+    session.undo()
+    session.take_in(0)
+    rows = {i: session.row(i) for i in session.things}
+    sign(session)
+    open_case(case).set_note(3, "never signed")
+    session = open_case(case, unsaved="discard")
+    assert {i: session.row(i) for i in session.things} == rows
+    with pytest.raises(ReviewError, match="REVIEW-DROPPED"):
+        session.take_in(0)
+    session.set_axes(3, None, None)
+    sign(session)
+    assert open_case(case).row(3) == replace(rows[3], long_axis=None)
 
 
 def test_nothing_found_signs_too(tmp_path):

@@ -1,6 +1,7 @@
 """The list of lesions: rows, order, filter, what is next, how far."""
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -33,10 +34,18 @@ def test_a_row_says_what_a_reader_asks(session):
     assert row["size"] == 4 * 6 * 5
     assert row["volume_mm3"] == pytest.approx(120 * 4.5)
     assert row["long_axis_mm"] == session.measures(3).long_axis.length_mm
-    assert row["uncertainty"] == pytest.approx(0.2)
+    assert np.isnan(row["uncertainty"])
     # slice 4.5 counted from 0 of 12; columns run to the left, rows to the back
     assert row["place"].startswith("slice 6, ")
     assert row["place"].endswith(" mm")
+
+
+def test_uncertainty_is_that_of_the_model_and_unknown_ones_come_last():
+    result = tiny_result()
+    known = tuple(replace(s, uncertainty={3: 0.1, 5: 0.6}.get(s.id)) for s in result.segments)
+    table = worklist(ReviewSession(replace(result, segments=known), clock=Clock()))
+    assert sort_rows(table, "uncertainty").index.tolist() == [5, 3, 4]
+    assert table.loc[5, "uncertainty"] == 0.6
 
 
 def test_a_drawn_axis_counts_in_place_of_the_computed_one(session):
