@@ -12,7 +12,7 @@ def doubling_time_days(prior_mm3: float, current_mm3: float, days: float) -> flo
 
     Negative for a lesion that shrinks (it halves in that time), infinite for one that stays.
     Raises ReviewError (MATCH-GROWTH) if a volume or the time is not above 0.
-    Source: Schwartz 1961, 10.1002/1097-0142(196111/12)14:6<1272::AID-CNCR2820140618>3.0.CO;2-H
+    Source: Schwartz 1961, A biomathematical approach to clinical tumor growth, Cancer 14.
     """
     if not (prior_mm3 > 0 and current_mm3 > 0 and days > 0):
         raise ReviewError("MATCH-GROWTH", "a doubling time needs two volumes and a time between them, all above 0")

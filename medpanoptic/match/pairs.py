@@ -22,8 +22,8 @@ from medpanoptic.volume import Source
 Relation = Literal["same", "split", "merged", "regrouped", "new", "gone"]
 Pair = tuple[int, int]
 Trend = Literal["grown", "shrunken", "stable", ""]
-# what a reader can measure again: volumes of one lesion differ by up to a quarter between two scans of a day (QIBA CT
-# volumetry profile), so less is not called growth
+# 25 % is what volumes of one nodule differ by between two CT scans of a day, and where growth starts in the NELSON trial
+# and in the guideline of the British Thoracic Society. Source: 10.1007/s00330-021-08302-0, introduction
 STABLE_PART = 0.25
 _MOST_POINTS = 20_000
 

@@ -1,6 +1,8 @@
 """RECIST 1.1: target lesions, sum of diameters, response. Research use only: a radiologist decides.
 
 Source: Eisenhauer et al. 2009, 10.1016/j.ejca.2008.10.026; numbers of sections are of that paper.
+What it leaves open is as in the EORTC's RECIST 1.1 questions and clarifications: nodes are one organ; SD is what falls
+short of PR against the baseline and of PD against the nadir.
 """
 
 from __future__ import annotations
@@ -40,14 +42,14 @@ class Finding:
 
     @property
     def diameter_mm(self) -> float:
-        """The diameter that counts: the short axis of a node, the long axis of anything else (4.1, 4.3.1)."""
+        """The diameter that counts: the short axis of a node, the long axis of anything else (4.2)."""
         return self.short_axis_mm if self.is_node else self.long_axis_mm
 
 
 def is_measurable(finding: Finding, slice_mm: float = 5.0) -> bool:
     """Tell whether a finding may be a target.
 
-    slice_mm : distance of the slices; over 5 mm the least long axis is twice that (3.1.1).
+    slice_mm : distance of the slices; over 5 mm the least long axis is twice that (3.2.2, appendix II).
     """
     if finding.is_node:
         return finding.short_axis_mm >= MEASURABLE_NODE_MM - _EPSILON
@@ -83,7 +85,7 @@ def _organ(finding: Finding) -> str:
 
 
 def sum_of_diameters(targets: Sequence[Finding]) -> float:
-    """Return the sum in mm: long axes of lesions, short axes of nodes (4.3.1); NaN if one cannot be evaluated.
+    """Return the sum in mm: long axes of lesions, short axes of nodes (4.2); NaN if one cannot be evaluated.
 
     A lesion that is gone counts 0 (leave it in, with diameters of 0); one that is seen but too small to measure counts
     5 mm, unless it was measured (4.3.2): give it ``TOO_SMALL_MM``.

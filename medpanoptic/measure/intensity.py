@@ -85,7 +85,7 @@ def peak_mean(array: NDArray, mask: NDArray[np.bool_], box: Box, sphere: NDArray
     The sphere may reach out of the lesion, as in a small one it must; voxels that it cuts count by the part inside it,
     and what lies outside the image counts nothing. The centre is where the mean is highest, not the hottest voxel: less
     open to noise, and never lower. Source: PERCIST 1.0 (Wahl et al. 2009, 10.2967/jnumed.108.057307); the choice of
-    centre as in Vanderhoek et al. 2012, 10.2967/jnumed.111.093443.
+    centre as in Lodge et al. 2012, 10.2967/jnumed.111.101733.
     """
     reach = [n // 2 for n in sphere.shape]
     wide = [(start - r, stop + r) for (start, stop), r in zip(box, reach, strict=True)]

@@ -1,6 +1,8 @@
-"""Fill the slices between drawn ones by shape. Source: Raya & Udupa 1990, 10.1109/42.52981 (signed distances), with
-the centres aligned as in Herman, Zheng & Bucholtz 1992, 10.1109/38.135915, so that a slanted lesion is not cut off.
-"""  # fmt: skip
+"""Fill the slices between drawn ones by shape, so that a slanted lesion is not cut off.
+
+Source: Raya & Udupa 1990, 10.1109/42.52980 (signed distances); the centres are aligned as in Herman, Zheng & Bucholtz,
+Shape-based interpolation, IEEE Computer Graphics & Applications, May 1992, 69-79.
+"""
 
 from __future__ import annotations
 
