@@ -22,8 +22,8 @@ from medpanoptic.volume import Source
 Relation = Literal["same", "split", "merged", "regrouped", "new", "gone"]
 Pair = tuple[int, int]
 Trend = Literal["grown", "shrunken", "stable", ""]
-# 25 % is what volumes of one nodule differ by between two CT scans of a day, and where growth starts in the NELSON trial
-# and in the guideline of the British Thoracic Society. Source: 10.1007/s00330-021-08302-0, introduction
+# volumes of one nodule differ by up to 25 % between two CT scans of a day: where growth starts in the NELSON trial and
+# in the guideline of the British Thoracic Society. Source: 10.1007/s00330-021-08302-0, introduction
 STABLE_PART = 0.25
 _MOST_POINTS = 20_000
 
