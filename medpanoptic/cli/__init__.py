@@ -18,6 +18,7 @@ from medpanoptic.cli.batch import batch
 from medpanoptic.cli.convert import convert
 from medpanoptic.cli.demo import demo
 from medpanoptic.cli.evaluate import evaluate
+from medpanoptic.cli.fetch import fetch
 from medpanoptic.cli.fuse import fuse
 from medpanoptic.cli.inspect import inspect
 from medpanoptic.cli.models import models
@@ -38,7 +39,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 # one file per command; help lists them in this order
-for command in (models, segment, review, receive, batch, status, send, fuse, evaluate, train, convert, inspect, demo):
+for command in (models, segment, review, receive, fetch, batch, status, send, fuse, evaluate, train, convert, inspect, demo):
     app.command()(command)
 
 

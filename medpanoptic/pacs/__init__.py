@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from medpanoptic.pacs.fetcher import fetch
 from medpanoptic.pacs.receiver import receive
 from medpanoptic.pacs.sender import send
 
-__all__ = ["receive", "send"]
+__all__ = ["fetch", "receive", "send"]

@@ -95,7 +95,7 @@ def web_peer(script: list) -> Iterator[tuple[str, list[dict]]]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def do_POST(self):  # noqa: N802
+        def do_POST(self):
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             request = {"method": self.command, "path": self.path, "headers": dict(self.headers), "body": body}
             seen.append(request)
