@@ -39,7 +39,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 # one file per command; help lists them in this order
-for command in (models, segment, review, receive, fetch, batch, status, send, fuse, evaluate, train, convert, inspect, demo):
+for command in (
+    models,
+    segment,
+    review,
+    receive,
+    fetch,
+    batch,
+    status,
+    send,
+    fuse,
+    evaluate,
+    train,
+    convert,
+    inspect,
+    demo,
+):
     app.command()(command)
 
 
