@@ -1,8 +1,8 @@
-"""Time a reader's edits on a 512 x 512 x 300 study: from the call to new measures and a new row in the list.
+"""Time a review of a 512 x 512 x 300 study: opening, each edit until its measures are new, freezing, signing.
 
-Run: python benchmarks/review.py [--slices 300]. The target is 200 ms an edit, without the screen, on an idle
-core (CPU ms). The reference is what
-the journal replaces: a copy of the id map, as one validated result per edit would need.
+Run: python benchmarks/review.py [--slices 300]. Each figure is ms on the clock and ms of CPU: the second is what an
+idle core takes and has the targets, 200 ms an edit (without the screen), 5 s to open, 3 s to freeze, 20 s to sign with
+SEG, report, captures, tables and pictures. The reference for an edit is what the journal replaces: a copy of the map.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,8 @@ from medpanoptic.classes import ClassInfo, ClassTable, Code
 from medpanoptic.geometry import spatial_affine
 from medpanoptic.io import write_result
 from medpanoptic.result import PanopticResult, Segment
-from medpanoptic.review import ReviewSession, stroke, update_rows, worklist
-from medpanoptic.volume import Channel, Volume
+from medpanoptic.review import Change, ReviewSession, sign, stroke, update_rows, worklist
+from medpanoptic.volume import Channel, Source, Volume
 
 CODE = Code("108369006", "SCT", "Neoplasm")
 CLASSES = ClassTable(
@@ -97,36 +98,76 @@ def _free_place(session: ReviewSession) -> list[int]:
     return middle
 
 
+def dicom_source(folder: Path, shape: tuple[int, ...]) -> Source:
+    """Write the headers of a CT series on the grid of ``phantom``, without pixels: signing reads no more of it."""
+    import pydicom
+    from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+
+    paths, uids = [], []
+    for k in range(shape[0]):
+        data = pydicom.Dataset()
+        data.file_meta = pydicom.dataset.FileMetaDataset()
+        data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        data.SOPClassUID, data.SOPInstanceUID = CTImageStorage, f"1.2.3.4.{k + 1}"
+        data.StudyInstanceUID, data.SeriesInstanceUID, data.FrameOfReferenceUID = "1.2.3", "1.2.3.4", "1.2.3.5"
+        data.PatientID, data.PatientName, data.PatientBirthDate, data.PatientSex = "bench", "", "", ""
+        data.StudyID, data.StudyDate, data.StudyTime, data.AccessionNumber = "", "20200101", "000000", ""
+        data.Modality, data.Manufacturer, data.ReferringPhysicianName = "CT", "", ""
+        data.ImageType, data.SeriesNumber, data.InstanceNumber = ["ORIGINAL", "PRIMARY", "AXIAL"], 1, k + 1
+        data.ImagePositionPatient, data.ImageOrientationPatient = [0, 0, SPACING[0] * k], [1, 0, 0, 0, 1, 0]
+        data.PixelSpacing, data.SliceThickness = list(SPACING[1:]), SPACING[0]
+        data.Rows, data.Columns, data.PositionReferenceIndicator = shape[1], shape[2], ""
+        data.RescaleSlope, data.RescaleIntercept = 1, 0
+        paths.append(folder / f"{k:04d}.dcm")
+        uids.append(data.SOPInstanceUID)
+        data.save_as(paths[-1], enforce_file_format=True)
+    return Source("1.2.3", "1.2.3.4", "1.2.3.5", tuple(uids), tuple(paths))
+
+
+def row(name: str, times: tuple[float, float], limit: float | None = None, more: str = "") -> None:
+    ms, cpu = times
+    met = "" if limit is None else f"   {'met' if cpu < limit else 'NOT met'}: under {limit:.0f} ms of CPU"
+    print(f"{name:34} {ms:9.1f} {cpu:9.1f}{more}{met}")
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--slices", type=int, default=300)
     shape = (parser.parse_args().slices, 512, 512)
     result, volume = phantom(shape)
-    copy, _ = timed(lambda: result.ids.copy())
-    valid, _ = timed(lambda: PanopticResult(result.ids, result.segments, CLASSES, result.affine, stuff=result.stuff))
-    with tempfile.TemporaryDirectory() as folder:
-        case = Path(folder) / "case"
+    opened: list[ReviewSession] = []
+    with tempfile.TemporaryDirectory() as name:
+        case, series = Path(name) / "case", Path(name) / "series"
+        series.mkdir()
+        volume = replace(volume, source=dicom_source(series, shape))
         write_result(result, case, formats=["csv"])
-        start = time.perf_counter()
-        session = ReviewSession.open(case, volume, reader="benchmark")
-        print(f"{'x'.join(map(str, shape))}: open the case {time.perf_counter() - start:.1f} s")
-        state = {"table": worklist(session)}
+        print(f"{'x'.join(map(str, shape)):34} {'ms':>9} {'CPU ms':>9}   bytes in the journal")
+        row("copy of the map", timed(lambda: result.ids.copy()))
+        row("open", timed(lambda: opened.append(ReviewSession.open(case, volume, reader="Bench^Mark"))), 5000)
+        session = opened[0]
+        time_edits(session, case / "review" / "journal.jsonl")
+        session.set_verdicts(session.things, "accepted")
+        row("freeze to a result", timed(session.freeze), 3000)
+        row("sign", timed(lambda: sign(session, organization="Clinic")), 20_000)
+        made = sorted(p.name for p in (case / "review" / "v1").iterdir())
+        print(f"signed: {', '.join(made)}")
 
-        def follow(change: object) -> None:
-            state["table"] = update_rows(state["table"], session, change.ids)  # type: ignore[attr-defined]
 
-        session.listeners.append(follow)
-        worst = 0.0
-        print(f"{'edit':32} {'ms':>7} {'CPU ms':>7} {'journal, bytes':>15}")
-        for name, work in edits(session, shape).items():
-            before = case.joinpath("review", "journal.jsonl")
-            size = before.stat().st_size if before.exists() else 0
-            ms, cpu = timed(work)
-            worst = max(worst, cpu)
-            print(f"{name:32} {ms:7.1f} {cpu:7.1f} {before.stat().st_size - size:15,}")
-        print(f"{'worst':32} {'':7} {worst:7.1f}   {'met' if worst < 200 else 'NOT met'}: under 200 ms")
-        print(f"{'a copy of the map':32} {copy:7.1f}   a checked result {valid:.0f} ms: what each edit would cost")
-        print(f"{'freeze to a result, to sign':32} {timed(session.freeze)[0]:7.1f}")
+def time_edits(session: ReviewSession, journal: Path) -> None:
+    state = {"table": worklist(session)}
+
+    def follow(change: Change) -> None:
+        state["table"] = update_rows(state["table"], session, change.ids)
+
+    session.listeners.append(follow)
+    worst = (0.0, 0.0)
+    for name, work in edits(session, session.ids.shape).items():
+        size = journal.stat().st_size if journal.exists() else 0
+        times = timed(work)
+        worst = max(worst, times, key=lambda t: t[1])
+        row(name, times, more=f" {journal.stat().st_size - size:15,}")
+    session.listeners.remove(follow)
+    row("worst edit", worst, 200)
 
 
 if __name__ == "__main__":

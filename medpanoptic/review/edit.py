@@ -51,7 +51,9 @@ class Row:
         """Return the plain form, without what has its default."""
         default = Row(self.segment)
         plain = {k: v for k, v in asdict(self).items() if k == "segment" or v != getattr(default, k)}
-        plain["segment"] = {**plain["segment"], "score": float(self.segment.score)}
+        doubt = self.segment.uncertainty
+        numbers = {"score": float(self.segment.score), "uncertainty": None if doubt is None else float(doubt)}
+        plain["segment"] = {**plain["segment"], **numbers}
         return plain
 
 
