@@ -112,15 +112,17 @@ def lesion_image(result: PanopticResult, volume: Volume, segment: Segment, measu
         _letters(panel, result.affine)
         panels.append(np.asarray(panel))
     canvas = side_by_side(panels)
-    drawn = " (drawn by the reader)" if measures.long_axis.drawn or measures.short_axis.drawn else ""
+    named = (("long", measures.long_axis), ("short", measures.short_axis))
+    drawn = [f"{name} axis drawn by the reader" for name, axis in named if axis.drawn]
     windows = ", ".join(f"{volume.channels[i].name} {_window_text(volume, i, limits[i])}" for i in shown)
     lines = [
         [
             f"{_name(result, segment)}:  "
             + ",  ".join([*_sizes(measures, is_calibrated(result, volume)), *_grey_values(measures)])
         ],
-        [f"{place};  windows: {windows};  yellow: long axis, cyan: short axis{drawn};  {NOTE}, not for measuring"],
+        [f"{place};  windows: {windows};  yellow: long axis, cyan: short axis;  {NOTE}, not for measuring"],
     ]
+    lines += [[",  ".join(drawn)]] if drawn else []
     return np.vstack([canvas, text_table(lines, canvas.shape[1])])
 
 
