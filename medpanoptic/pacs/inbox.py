@@ -12,18 +12,21 @@ from __future__ import annotations
 
 import errno
 import io
+import logging
 import os
 import shutil
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import pydicom
 from pydicom.dataset import FileMetaDataset
 from pydicom.filewriter import write_file_meta_info
+from pydicom.uid import UID
 
 from medpanoptic.batch.keys import file_digest, study_handle
 from medpanoptic.batch.ledger import only_run
@@ -70,11 +73,15 @@ class Stored:
 
 @dataclass
 class _Open:
-    """A study that is held. last : when something came, by the clock of the inbox."""
+    """A study that is held. last : when something came, by the clock of the inbox.
+
+    short : handles of objects for which there was no room; without them the study is not complete.
+    """
 
     last: float
     count: int
     bytes: int
+    short: set[str]
     expected: int | None = None
 
 
@@ -136,7 +143,11 @@ class Inbox:
         Raises BatchError: RECEIVE-SIZE, RECEIVE-DISK, RECEIVE-UNREADABLE (no DICOM, or no study in it),
         RECEIVE-MISMATCH (another object than the sender says), RECEIVE-OS.
         """
-        self.check_room(len(arrival.body))
+        try:
+            self.check_room(len(arrival.body))
+        except BatchError:
+            self._mark_short(arrival)
+            raise
         draft = self._work / f"{uuid.uuid4().hex}.part"
         try:
             with draft.open("xb") as file:
@@ -165,13 +176,17 @@ class Inbox:
         state = self._hold(handle)
         size = draft.stat().st_size
         if state.bytes + size > self.limits.study_gb * 2**30:
+            self._note_short(handle, target.stem)
             raise BatchError("RECEIVE-SIZE", f"a study of over {self.limits.study_gb:g} GiB is not taken")
         draft.rename(target)
         sync_folder(folder)
         state.count, state.bytes, state.last = state.count + 1, state.bytes + size, self._now()
         state.expected = self._expect or expected or state.expected
+        if target.stem in state.short:
+            state.short.remove(target.stem)
+            self._write_short(handle)
         # more than expected: the number was wrong, so only silence tells
-        if state.count == state.expected:
+        if state.count == state.expected and not state.short:
             self._release(handle, "count")
         return Stored(NEW, handle)
 
@@ -187,6 +202,26 @@ class Inbox:
 
     # ---- completeness
 
+    def _mark_short(self, arrival: Arrival) -> None:
+        """Hold the study of an object that there is no room for: silence would not mean that it is complete."""
+        # a deflated header would have to be unpacked first; its study is left to the sender's next try
+        if not UID(arrival.syntax).is_deflated:
+            names = _peek(arrival)
+            if names:
+                with self._lock, suppress(OSError):
+                    self._note_short(self.handle(names), study_handle(self._key, arrival.sop_uid))
+
+    def _note_short(self, handle: str, name: str) -> None:
+        if not (self.folder / handle / f"{name}.dcm").exists():
+            self._hold(handle).short.add(name)
+            self._write_short(handle)
+            log_event("study short", logging.WARNING, study=handle)
+
+    def _write_short(self, handle: str) -> None:
+        # a full disk takes no line either: then a restart forgets it
+        with suppress(OSError):
+            (self.folder / handle / HOLD).write_text("".join(f"{n}\n" for n in sorted(self._open[handle].short)))
+
     def _hold(self, handle: str) -> _Open:
         if handle not in self._open:
             folder = self.folder / handle
@@ -201,7 +236,8 @@ class Inbox:
 
     def _look(self, folder: Path) -> _Open:
         sizes = [path.stat().st_size for path in folder.glob("*.dcm")]
-        return _Open(self._now(), len(sizes), sum(sizes))
+        hold = folder / HOLD
+        return _Open(self._now(), len(sizes), sum(sizes), set(hold.read_text("ascii").split()))
 
     def _release(self, handle: str, why: str) -> None:
         (self.folder / handle / HOLD).unlink(missing_ok=True)
@@ -218,7 +254,11 @@ class Inbox:
     def release_quiet(self) -> list[str]:
         """Declare the studies complete for which nothing has come for ``quiet_s``; return their handles."""
         with self._lock:
-            quiet = [h for h, state in self._open.items() if self._now() - state.last >= self._quiet_s and state.count]
+            quiet = [
+                handle
+                for handle, state in self._open.items()
+                if self._now() - state.last >= self._quiet_s and state.count and not state.short
+            ]
             for handle in quiet:
                 self._release(handle, "quiet")
         return quiet
@@ -252,6 +292,16 @@ def _file_header(arrival: Arrival) -> bytes:
     buffer = io.BytesIO()
     write_file_meta_info(buffer, meta)
     return b"\0" * 128 + b"DICM" + buffer.getvalue()
+
+
+def _peek(arrival: Arrival) -> str:
+    """Return the StudyInstanceUID of an object that is not on the disk, "" if it cannot be read."""
+    content = io.BytesIO(_file_header(arrival) + arrival.body)
+    try:
+        dataset = pydicom.dcmread(content, stop_before_pixels=True, specific_tags=["StudyInstanceUID"])
+        return str(dataset.get("StudyInstanceUID") or "").strip()
+    except Exception:  # pydicom raises nearly any type on a garbled object
+        return ""
 
 
 def _read_names(draft: Path, arrival: Arrival) -> tuple[str, int | None]:

@@ -191,6 +191,25 @@ def test_a_full_disk_is_told_before_it_is_full(tmp_path):
         assert store(server.port, study_files(tmp_path)[:1]) == [0xA700]
 
 
+def test_a_study_stays_held_until_what_there_was_no_room_for_has_come(tmp_path, clock):
+    files, key = study_files(tmp_path), load_key(tmp_path / "key")
+    inbox = Inbox(tmp_path / "in", key, quiet_s=60, limits=LIMITS, now=clock)
+    with Receiver(inbox, host="127.0.0.1", port=0, ae_title="MEDPANOPTIC", allow=["SCANNER"]) as server:
+        assert store(server.port, files[:3]) == [0] * 3
+        inbox.limits = InboxLimits(min_free_mb=2**40)
+        assert store(server.port, files[3:]) == [0xA700]
+    clock.seconds = 1000
+    assert inbox.release_quiet() == []
+    # a new program, on a disk with room, knows it too
+    again = Inbox(tmp_path / "in", key, quiet_s=60, limits=LIMITS, now=clock)
+    clock.seconds = 2000
+    assert again.release_quiet() == []
+    with Receiver(again, host="127.0.0.1", port=0, ae_title="MEDPANOPTIC", allow=["SCANNER"]) as server:
+        assert store(server.port, files[3:]) == [0]
+    clock.seconds = 3000
+    assert again.release_quiet() == [again.handle(study_uid(1))]
+
+
 def test_one_program_fills_a_folder(tmp_path):
     with only_receiver(tmp_path), pytest.raises(BatchError, match="RECEIVE-RUNNING"), only_receiver(tmp_path):
         pass
