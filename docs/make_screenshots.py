@@ -82,6 +82,7 @@ def review(folder: Path) -> None:
         for _ in widget.reading.session.things:
             QTest.keyClick(canvas, Qt.Key.Key_A)
         widget.sign_box.button.click()
+        settle(lambda: widget.sign_box.worker is None)
         take(viewer, folder / "review_5_signed.png", fit=False)
         viewer.close()
 

@@ -8,15 +8,9 @@ from typing import Any
 from qtpy.QtWidgets import QAbstractItemView, QLabel, QPushButton, QTableWidget, QTableWidgetItem, QVBoxLayout, QWidget
 
 from medpanoptic.review.compare import LesionChange
+from napari_medpanoptic.about import why_dropped
 from napari_medpanoptic.reading import Reading
 from napari_medpanoptic.view import box_in_viewer, show_point
-
-REASONS = {
-    "score": "its score was below the threshold",
-    "overlap": "stronger lesions took most of it",
-    "empty": "its mask had no voxel",
-    "area": "it was smaller than the smallest size allowed",
-}
 
 
 class CompareWidget(QWidget):
@@ -48,9 +42,10 @@ class CompareWidget(QWidget):
         fill(self.changes, [change_cells(change) for change in self.found])
 
     def _fill_dropped(self) -> None:
-        classes = self.reading.session.model.classes
+        model = self.reading.session.model
         rows = [
-            (classes[d.class_id].name, f"{d.score:.2f}", REASONS[d.reason]) for d in self.reading.session.model.dropped
+            (model.classes[d.class_id].name, f"{d.score:.2f}", why_dropped(number, model))
+            for number, d in enumerate(model.dropped)
         ]
         fill(self.dropped, rows)
         self.take_in.setEnabled(bool(rows))

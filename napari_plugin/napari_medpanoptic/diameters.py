@@ -32,10 +32,7 @@ class Diameters:
         things = self.reading.things
         self.layer = viewer.add_shapes(
             ndim=things.ndim,
-            name=f"{self.reading.name} diameters",
-            scale=things.scale,
-            translate=things.translate,
-            units=things.units,
+            **self.reading.beside("diameters"),
             face_color="transparent",
         )
         self.layer.events.data.connect(self._on_data)
@@ -93,9 +90,13 @@ class Diameters:
         if not all(np.allclose(a, b, atol=1e-3) for a, b in zip(new, self.lines(), strict=True)):
             self._busy = True  # the lines are where the hand left them
             try:
-                self.reading.attempt(lambda: self.reading.session.set_axes(self.reading.current or 0, new[0], new[1]))
+                kept = self.reading.attempt(
+                    lambda: self.reading.session.set_axes(self.reading.current or 0, new[0], new[1])
+                )
             finally:
                 self._busy = False
+            if not kept:
+                self.follow()
 
     def _line(self, display: Any) -> Line:
         start, stop = to_world(self.reading.grid.native_points(display), self.reading.grid.affine).tolist()

@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from qtpy.QtWidgets import QFileDialog, QGridLayout, QLabel, QPushButton, QSpinBox, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QCheckBox, QFileDialog, QGridLayout, QLabel, QPushButton, QSpinBox, QVBoxLayout, QWidget
 
 from medpanoptic.errors import MedpanopticError
 from medpanoptic.io import read_study
-from medpanoptic.match import Link
+from medpanoptic.match import FollowUp, Link
 from medpanoptic.review import Prior, carry_over, open_prior
 from napari_medpanoptic.compare_widget import fill, simple_table
+from napari_medpanoptic.prior_marks import PriorMarks, match_again
 from napari_medpanoptic.reading import Reading
+from napari_medpanoptic.recist import baseline_of
+from napari_medpanoptic.recist_box import RecistBox
+from napari_medpanoptic.view import show_point
 
-HEADINGS = ("relation", "prior", "now", "mm apart", "volume", "doubling days", "confirmed")
+HEADINGS = ("relation", "prior", "now", "trend", "volume", "doubling days", "mm apart", "confirmed")
+BUTTONS = (
+    ("Confirm", "The pair in the boxes below is one lesion", "confirm"),
+    ("Part", "The pair in the boxes below is not one lesion", "part"),
+    ("Confirm all", "All proposed pairs are right", "all"),
+    ("Match again", "Propose pairs for the lesions as they are now; what you confirmed stays", "again"),
+    ("Carry over", "Give confirmed lesions the tracking UID of the prior ones", "carry"),
+)
 
 
 class FollowUpWidget(QWidget):
@@ -26,6 +38,7 @@ class FollowUpWidget(QWidget):
         super().__init__()
         self.reading = reading
         self.prior: Prior | None = None
+        self.marks = PriorMarks(reading)
         self.open_button = QPushButton("Open a prior case …")
         self.open_button.clicked.connect(self._ask)
         self.said = QLabel("No prior case is open")
@@ -35,47 +48,57 @@ class FollowUpWidget(QWidget):
         self.prior_id, self.current_id = QSpinBox(), QSpinBox()
         for box in (self.prior_id, self.current_id):
             box.setMaximum(2**31 - 1)
+        self.mark_box = QCheckBox("mark the prior lesions in the picture")
+        self.mark_box.toggled.connect(self.refresh)
+        self.recist = RecistBox(reading, self.pairs)
         grid = QGridLayout()
-        for place, (text, tip, action) in enumerate(
-            (
-                ("Confirm", "The pair in the boxes below is one lesion", "confirm"),
-                ("Part", "The pair in the boxes below is not one lesion", "part"),
-                ("Confirm all", "All proposed pairs are right", "all"),
-                ("Carry over", "Give confirmed lesions the tracking UID of the prior ones", "carry"),
-            )
-        ):
-            button = QPushButton(text)
+        self.buttons: dict[str, QPushButton] = {}
+        for place, (text, tip, action) in enumerate(BUTTONS):
+            button = self.buttons[action] = QPushButton(text)
             button.setToolTip(tip)
             button.clicked.connect(partial(self._press, action))
-            grid.addWidget(button, 0, place)
+            grid.addWidget(button, place // 3, place % 3)
         for column, widget in enumerate((QLabel("prior"), self.prior_id, QLabel("now"), self.current_id)):
-            grid.addWidget(widget, 1, column)
+            grid.addWidget(widget, 2, column)
         layout = QVBoxLayout(self)
-        for part in (self.open_button, self.said, self.table):
+        for part in (self.open_button, self.said, self.table, self.mark_box):
             layout.addWidget(part)
         layout.addLayout(grid)
+        layout.addWidget(self.recist)
+
+    def pairs(self) -> FollowUp | None:
+        """Return the pairs as they are now, None without a prior case."""
+        return None if self.prior is None else self.prior.follow_up
 
     def open(self, case: Path, image: Path | None = None) -> None:
-        """Read a prior case and show what belongs together."""
+        """Read a prior case and show what belongs together. image : its study, to register both."""
         try:
             volume = read_study(image) if image is not None else None
             self.prior = open_prior(self.reading.session, case, volume)
+            baseline = baseline_of(case, self.prior.result)
         except MedpanopticError as error:
             self.said.setText(str(error))
             return
         way = "in one frame of reference" if self.prior.registration.method == "frame" else "registered rigidly"
-        self.said.setText(f"{case.name}: {len(self.prior.follow_up.prior)} lesions, {way}")
+        if volume is None:
+            way = "taken to lie in one space, since the prior study is not open"
+        days = self.prior.follow_up.days
+        since = "" if days is None else f", {days:.0f} days before"
+        self.said.setText(f"{case.name}: {len(self.prior.follow_up.prior)} lesions{since}, {way}")
         self.refresh()
+        self.recist.begin(baseline)
 
-    def refresh(self) -> None:
+    def refresh(self, event: Any = None) -> None:
         """Show the links as they are now."""
-        links = self.prior.follow_up.links if self.prior is not None else []
+        pairs = self.pairs()
+        links = pairs.links if pairs is not None else []
         fill(self.table, [link_cells(link) for link in links])
+        self.marks.show(pairs if self.mark_box.isChecked() else None)
 
     def _press(self, action: str, checked: bool = False) -> None:
-        if self.prior is None:
+        follow_up = self.pairs()
+        if self.prior is None or follow_up is None:
             return
-        follow_up = self.prior.follow_up
         pair = self.prior_id.value(), self.current_id.value()
         if action == "carry":
             self.reading.attempt(lambda: carry_over(self.reading.session, follow_up))
@@ -85,23 +108,32 @@ class FollowUpWidget(QWidget):
                 follow_up = follow_up.confirm(*pair)
             elif action == "part":
                 follow_up = follow_up.part(*pair)
+            elif action == "again":
+                follow_up = match_again(self.reading.session, follow_up)
             else:
                 for each in sorted(follow_up.pairs):
                     follow_up = follow_up.confirm(*each)
         except MedpanopticError as error:
             self.said.setText(str(error))
             return
-        self.prior = Prior(self.prior.result, self.prior.registration, follow_up)
+        self.prior = replace(self.prior, follow_up=follow_up)
         self.refresh()
+        self.recist.refresh()
 
     def _jump(self, row: int, column: int) -> None:
-        if self.prior is None:
+        pairs = self.pairs()
+        if pairs is None:
             return
-        link = self.prior.follow_up.links[row]
+        link = pairs.links[row]
         self.prior_id.setValue(link.prior_ids[0] if link.prior_ids else 0)
         self.current_id.setValue(link.current_ids[0] if link.current_ids else 0)
         if link.current_ids:
             self.reading.go(link.current_ids[0])
+        else:  # gone: look where it was
+            centre = next(p.centroid_mm for p in pairs.prior if p.id == link.prior_ids[0])
+            grid = self.reading.grid
+            at = grid.display_points_of_mm([centre])[0] * grid.scale + grid.translate
+            show_point(self.reading.viewer, tuple(at.tolist()))
 
     def _ask(self, checked: Any = False) -> None:
         case = QFileDialog.getExistingDirectory(self, "The prior case: a folder with segments.json")
@@ -115,4 +147,4 @@ def link_cells(link: Link) -> tuple[str, ...]:
     prior, now = (" + ".join(map(str, ids)) for ids in (link.prior_ids, link.current_ids))
     volume = "" if math.isnan(link.volume_change) else f"{100 * link.volume_change:+.0f} %"
     distance, days = ("" if math.isnan(v) else f"{v:.0f}" for v in (link.distance_mm, link.doubling_days))
-    return link.relation, prior, now, distance, volume, days, "yes" if link.confirmed else ""
+    return link.relation, prior, now, link.trend, volume, days, distance, "yes" if link.confirmed else ""

@@ -25,9 +25,10 @@ SHARED: dict[str, tuple[str, ...]] = {
         "contiguous",
         "n_edit_dimensions",
         "mode",
+        "editable",
     ),
-    "Shapes": (*LOOK, "mode"),
-    "Points": (*LOOK, "mode"),
+    "Shapes": (*LOOK, "mode", "editable"),
+    "Points": (*LOOK, "mode", "editable"),
 }
 
 

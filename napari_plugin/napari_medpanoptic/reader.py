@@ -74,17 +74,18 @@ def _review_soon(layers: list[LayerData]) -> None:
     viewer, case = napari.current_viewer(), layers[0][1]["metadata"][KEY].get("case")
     if viewer is None or case is None:
         return
-    from qtpy.QtCore import QTimer
+    if getattr(viewer.window, "_qt_viewer", None) is None:
+        return
+    from napari_medpanoptic.soon import Soon
 
     def begin() -> None:
         from napari_medpanoptic.start import start_review
 
-        # napari may have been closed, or the layers not taken, before the window had a moment
-        shown = getattr(viewer.window, "_qt_window", None)
-        if shown is not None and any(layer.metadata.get(KEY, {}).get("case") == case for layer in viewer.layers):
+        # a person may have taken the layers away again
+        if any(layer.metadata.get(KEY, {}).get("case") == case for layer in viewer.layers):
             start_review(viewer, case)
 
-    QTimer.singleShot(0, begin)
+    Soon(viewer, begin)
 
 
 @contextmanager

@@ -15,7 +15,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from medpanoptic.errors import MedpanopticError
-from medpanoptic.measure import is_calibrated
 from medpanoptic.result import Box, Verdict
 from medpanoptic.review import (
     Change,
@@ -29,7 +28,7 @@ from medpanoptic.review import (
     worklist,
 )
 from medpanoptic.review.regions import slices
-from medpanoptic.review.worklist import MEASURE_AT_ONCE, SORT_KEYS, axes_mm
+from medpanoptic.review.worklist import MEASURE_AT_ONCE, SORT_KEYS
 from napari_medpanoptic.grid import Grid, strokes
 from napari_medpanoptic.layers import KEY, result_layers
 from napari_medpanoptic.view import arrange, box_in_viewer, planes_dock, show_point
@@ -46,13 +45,20 @@ class Reading:
         self.viewer, self.session, self.name = viewer, session, name
         self.grid = Grid(session.affine, session.ids.shape)
         self.table = worklist(session)
+        # how much mirrored images disagreed, of the lesions where that is known
+        self.doubts = {s.id: s.uncertainty for s in session.live.base.things if s.uncertainty is not None}
         self.order, self.descending, self.filter = "score", True, ""
         self.current: int | None = None
         self.go_on = True
+        self.signing = False  # files are being written in a worker: nothing may change meanwhile
+        self.new_class = session.live.base.classes.things[0].id
         self.watchers: list[Callable[[], None]] = []
         self.tell: Callable[[str], None] = self._status
         self.later: Callable[[Callable[[], None]], Any] = lambda action: None  # the dock gives a timer
         self._stale: list[Box] = []
+        # worked out once per change: each key press asks for both several times
+        self._seen: tuple[tuple[str, str, bool], pd.DataFrame] | None = None
+        self._changes: list[LesionChange] | None = None
         arrange(viewer)
         self.stuff, self.things, self.model = self._add_layers()
         session.listeners.append(self._on_change)
@@ -67,9 +73,9 @@ class Reading:
         look |= {"name": f"{self.name} model", "visible": False}
         model = self.viewer.add_labels(data, **look)
         model.metadata[KEY]["role"] = "model"
-        model.editable = False
-        for layer in (stuff, model):
+        for layer in (stuff, model):  # tissue is not edited in a review
             layer.mode = "pan_zoom"
+            layer.editable = False
         self.viewer.layers.selection.active = things
         return stuff, things, model
 
@@ -87,38 +93,31 @@ class Reading:
     # ---- the list
 
     def view(self) -> pd.DataFrame:
-        """Return the rows that pass the filter, in the chosen order."""
-        return sort_rows(filter_rows(self.table, self.filter), self.order, self.descending)
+        """Return the rows that pass the filter, in the chosen order; with a column ``doubt`` where it is known."""
+        asked = (self.filter, self.order, self.descending)
+        if self._seen is None or self._seen[0] != asked:
+            self._seen = asked, self._sorted(filter_rows(self.table, self.filter))
+        return self._seen[1]
+
+    def _sorted(self, table: pd.DataFrame) -> pd.DataFrame:
+        if self.doubts:
+            table = table.assign(doubt=table.index.map(self.doubts).astype(float))
+        if self.order == "doubt":
+            return table.sort_values(["doubt", "id"], ascending=[not self.descending, True], kind="stable")
+        return sort_rows(table, self.order, self.descending)
 
     def sort(self, key: str) -> None:
-        """Order the list by a key of ``SORT_KEYS``; once more turns it round."""
-        usual = SORT_KEYS[key][1]
+        """Order the list by a key of ``SORT_KEYS`` or "doubt"; once more turns it round."""
+        usual = key == "doubt" or SORT_KEYS[key][1]
         self.descending = not self.descending if key == self.order else usual
         self.order = key
 
-    def about_current(self) -> str:
-        """Return what is known of the current lesion: model's words, measures, and what the reader changed."""
-        current = self.current
-        if current is None:
-            return ""
-        row = self.session.row(current)
-        segment = row.segment
-        parts = [f"Lesion {current}, {self.session.live.base.classes[segment.class_id].name}"]
-        if segment.origin == "added":
-            parts.append("added by the reader")
-        else:
-            parts.append(f"score {segment.score:.2f}, kept by the fusion")
-        if is_calibrated(self.session.live.base):
-            long_mm, short_mm = axes_mm(self.session, current)
-            parts.append(f"{long_mm:.1f} x {short_mm:.1f} mm")
-        for found in self.session.measures(current).intensities:
-            parts.append(f"{found.channel} mean {found.mean:.4g}, max {found.max:.4g} {found.unit}".rstrip())
-        parts += [change_text(c) for c in self.changes() if current in c.review_ids and c.relation != "unchanged"]
-        return "; ".join(parts)
-
     def changes(self) -> list[LesionChange]:
         """Return what the review changed against the model; empty for very many lesions, where it takes too long."""
-        return compare(self.session.model, self.session.live) if len(self.table) <= MEASURE_AT_ONCE else []
+        if self._changes is None:
+            few = len(self.table) <= MEASURE_AT_ONCE
+            self._changes = compare(self.session.model, self.session.live) if few else []
+        return self._changes
 
     def go(self, segment_id: int | None, jump: bool = True) -> None:
         """Read this lesion now: focus, brush and, with ``jump``, all planes on it."""
@@ -149,12 +148,25 @@ class Reading:
 
     def attempt(self, action: Callable[[], Any]) -> bool:
         """Do an edit; say why where it is refused. True if it was done."""
+        if self.signing:
+            self.tell("The review is being signed; nothing can be changed now")
+            return False
         try:
             action()
         except MedpanopticError as error:
             self.tell(str(error))
             return False
         return True
+
+    @property
+    def locked(self) -> bool:
+        """No edit is taken: the review is signed, or being signed."""
+        return self.signing or self.session.signed
+
+    def show_lock(self) -> None:
+        """Take napari's brush away while no edit is taken, and give it back."""
+        self.things.editable = not self.locked
+        self._notify()
 
     def under_crosshair(self) -> int | None:
         """Return the lesion at the crosshair, or None."""
@@ -201,12 +213,11 @@ class Reading:
         seeds = [self.grid.native_index(point) for point in viewer_points]
         self.attempt(lambda: self.session.split_by_seeds(self.current or 0, seeds))
 
-    def add(self, class_id: int | None = None) -> None:
-        """Grow a new lesion at the crosshair."""
+    def add(self) -> None:
+        """Grow a new lesion of ``new_class`` at the crosshair."""
         at = self.grid.nearest(self.viewer.dims.point)
-        chosen = class_id or self.session.live.base.classes.things[0].id
         if at is not None:
-            self.attempt(lambda: self._select(self.session.add_at(at, chosen)))
+            self.attempt(lambda: self._select(self.session.add_at(at, self.new_class)))
 
     def take_in(self, number: int) -> None:
         """Make a dropped candidate a lesion."""
@@ -217,9 +228,37 @@ class Reading:
         axis = self.grid.order.axes[self.viewer.dims.order[0]] if self.viewer.dims.ndim == 3 else 0
         self.attempt(lambda: self.session.interpolate(self.current or 0, axis))
 
-    def relabel(self, class_id: int) -> None:
-        """Give the current lesion another class."""
-        self.attempt(lambda: self.session.relabel(self.current or 0, class_id))
+    def relabel(self, class_id: int | None = None) -> None:
+        """Give the current lesion another class; None takes the next one."""
+        if self.current is None:
+            return
+        ids = [c.id for c in self.session.live.base.classes.things]
+        now = self.session.row(self.current).segment.class_id
+        chosen = class_id or ids[(ids.index(now) + 1) % len(ids)]
+        if len(ids) < 2:
+            self.tell("There is one class of lesions only")
+        elif chosen != now:
+            self.attempt(lambda: self.session.relabel(self.current or 0, chosen))
+
+    def note(self, text: str) -> None:
+        """Replace the note on the current lesion."""
+        if self.current is not None and text != self.session.row(self.current).note:
+            self.attempt(lambda: self.session.set_note(self.current or 0, text))
+
+    def recist(self, segment_id: int | None = None, **changed: Any) -> None:
+        """Change ``organ``, ``is_node`` or ``is_target`` of a lesion, None: the current one; the rest stays."""
+        chosen = self.current if segment_id is None else segment_id
+        if chosen is None:
+            return
+        row = self.session.row(chosen)
+        now = {"organ": row.organ, "is_node": row.is_node, "is_target": row.is_target}
+        if {**now, **changed} != now:
+            self.attempt(lambda: self.session.set_recist(chosen, **{**now, **changed}))
+
+    def turn(self, name: str) -> None:
+        """Turn ``is_node`` or ``is_target`` of the current lesion over."""
+        if self.current is not None:
+            self.recist(**{name: not getattr(self.session.row(self.current), name)})
 
     def toggle_model(self) -> None:
         """Show or hide what the model said."""
@@ -258,10 +297,11 @@ class Reading:
         elif label in self.session.things:
             self.session.paint(label, region)
         else:
-            self._select(self.session.add(region, self.session.live.base.classes.things[0].id))
+            self._select(self.session.add(region, self.new_class))
 
     def _on_change(self, change: Change) -> None:
         self.table = update_rows(self.table, self.session, change.ids)
+        self._seen = self._changes = None
         if change.box is not None:
             self._draw(change.box)
         elif set(change.action.split()) & VERDICTS:  # a rejected lesion leaves the picture, not the list
@@ -304,9 +344,25 @@ class Reading:
 
     def _refresh(self) -> None:
         self.things.refresh()
+        self.refresh_side(self.things)
+
+    def beside(self, role: str) -> dict[str, Any]:
+        """Return what a layer needs to lie over the lesions, and the viewer to know its orientation."""
+        things = self.things
+        known = {name: things.metadata[KEY][name] for name in ("affine_lps", "order")}
+        return {
+            "name": f"{self.name} {role}",
+            "scale": things.scale,
+            "translate": things.translate,
+            "units": things.units,
+            "metadata": {KEY: {**known, "role": role}},
+        }
+
+    def refresh_side(self, layer: Any) -> None:
+        """Draw a layer again in the other planes, after its array was changed in place."""
         dock = planes_dock(self.viewer)
         if dock is not None:
-            dock.refresh(self.things)
+            dock.refresh(layer)
 
     def _notify(self) -> None:
         for watcher in tuple(self.watchers):
@@ -314,10 +370,3 @@ class Reading:
 
     def _status(self, text: str) -> None:
         self.viewer.status = text
-
-
-def change_text(change: LesionChange) -> str:
-    """Return a change against the model in words."""
-    if change.relation in ("added", "removed"):
-        return f"{change.relation} by the reader"
-    return f"{change.relation} by the reader: Dice {change.dice:.2f}, volume {100 * change.volume_change:+.0f} %"

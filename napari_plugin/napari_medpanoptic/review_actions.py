@@ -21,17 +21,22 @@ LABELS = {
     "delete": "Delete",
     "merge": "Join",
     "split": "Split",
+    "points": "Split by points",
     "new": "New",
     "interpolate": "Fill between",
     "model": "Model",
+    "changed": "Changes",
     "axes": "Diameters",
 }
 
 
 def review_actions(
-    reading: Reading, chosen: Callable[[], list[int]], axes: Callable[[], Any]
+    reading: Reading, chosen: Callable[[], list[int]], more: dict[str, Callable[[], Any]]
 ) -> dict[str, Callable[[], Any]]:
-    """Return {action: function}. chosen : the rows selected in the list. axes : shows or hides the diameters."""
+    """Return {action: function}.
+
+    chosen : the rows selected in the list. more : axes, points, changed (shown or hidden) and note (start to write).
+    """
     return {
         "next": partial(reading.step, 1),
         "previous": partial(reading.step, -1),
@@ -44,7 +49,10 @@ def review_actions(
         "new": reading.add,
         "interpolate": reading.interpolate,
         "model": reading.toggle_model,
-        "axes": axes,
+        "class": reading.relabel,
+        "target": partial(reading.turn, "is_target"),
+        "node": partial(reading.turn, "is_node"),
+        **more,
         "undo": reading.undo,
         "redo": reading.redo,
     }

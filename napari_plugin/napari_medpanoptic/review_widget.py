@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from napari.utils.notifications import show_warning
 from napari.viewer import Viewer
@@ -23,15 +23,18 @@ from qtpy.QtWidgets import (
 )
 
 from medpanoptic.review import progress_text
+from napari_medpanoptic.about import about
+from napari_medpanoptic.changed_layer import ChangedLayer
 from napari_medpanoptic.diameters import Diameters
 from napari_medpanoptic.keys import REVIEW_KEYS
+from napari_medpanoptic.lesion_form import LesionForm
 from napari_medpanoptic.lesion_table import LesionTable
 from napari_medpanoptic.reading import Reading
 from napari_medpanoptic.review_actions import LABELS, bind_review_keys, review_actions, unbind_review_keys
+from napari_medpanoptic.seeds import Seeds
 from napari_medpanoptic.sign_box import SignBox
 
-_BUTTON_COLUMNS = 5
-Unsigned = Literal["resume", "discard"]  # what to do with edits of a review that was not signed
+_BUTTON_COLUMNS = 4
 
 
 class ReviewWidget(QWidget):
@@ -41,7 +44,7 @@ class ReviewWidget(QWidget):
         super().__init__()
         self.viewer = getattr(napari_viewer, "__wrapped__", napari_viewer)
         self.reading: Reading | None = None
-        self.diameters: Diameters | None = None
+        self.tools: tuple[Diameters | Seeds | ChangedLayer, ...] = ()
         self.case = Path()
         self.image: Path | None = None
         self._build()
@@ -67,7 +70,8 @@ class ReviewWidget(QWidget):
         self.go_on.setChecked(True)
         self.go_on.toggled.connect(self._set_go_on)
         self.sign_box = SignBox(self._reopen)
-        self.buttons = {key.action: QPushButton(LABELS[key.action]) for key in REVIEW_KEYS}
+        self.form = LesionForm(self._to_picture)
+        self.buttons = {action: QPushButton(text) for action, text in LABELS.items()}
         grid = QGridLayout()
         for place, action in enumerate(LABELS):
             button = self.buttons[action]
@@ -76,23 +80,17 @@ class ReviewWidget(QWidget):
             button.clicked.connect(partial(self._press, action))
             grid.addWidget(button, place // _BUTTON_COLUMNS, place % _BUTTON_COLUMNS)
         layout = QVBoxLayout(self)
-        for widget in (self.open_button, self.progress, self.filter, self.table, self.info, self.go_on):
+        for widget in (self.open_button, self.progress, self.filter, self.table, self.info, self.form, self.go_on):
             layout.addWidget(widget)
         layout.addLayout(grid)
         layout.addWidget(self.sign_box)
         self._enable()
 
-    def start(
-        self,
-        case: Path,
-        image: Path | None = None,
-        reader: str = "",
-        unsaved: Literal["resume", "discard"] | None = None,
-    ) -> None:
-        """Open a case for reading; see ``start_review``."""
+    def start(self, case: Path, image: Path | None = None, **choices: Any) -> None:
+        """Open a case for reading; choices as in ``start_review``."""
         from napari_medpanoptic.start import start_review
 
-        start_review(self.viewer, case, image, reader=reader, unsaved=unsaved)
+        start_review(self.viewer, case, image, **choices)
 
     def begin(self, reading: Reading, case: Path, image: Path | None) -> None:
         """Show this review; one that was open is closed, its edits are on the disk."""
@@ -102,10 +100,17 @@ class ReviewWidget(QWidget):
         reading.tell = show_warning
         reading.later = partial(QTimer.singleShot, 0)
         reading.watchers.append(self.refresh)
-        self.diameters = Diameters(reading)
-        self.actions = review_actions(reading, self.chosen, self.diameters.toggle)
+        self.tools = self.diameters, self.seeds, self.changed = (
+            Diameters(reading),
+            Seeds(reading),
+            ChangedLayer(reading),
+        )
+        more = {"axes": self.diameters, "points": self.seeds, "changed": self.changed}
+        toggles = {action: tool.toggle for action, tool in more.items()}
+        self.actions = review_actions(reading, self.chosen, {**toggles, "note": self.form.write_note})
         bind_review_keys(reading, self.actions)
         self.sign_box.begin(reading, image)
+        self.form.begin(reading)
         self._enable()
         self.refresh()
         for column in range(self.model.columnCount()):
@@ -114,11 +119,13 @@ class ReviewWidget(QWidget):
     def end(self) -> None:
         """Close the review that is shown."""
         if self.reading is not None:
+            self.sign_box.end()
             unbind_review_keys(self.viewer)
-            if self.diameters is not None:
-                self.diameters.close()
+            for tool in self.tools:
+                tool.close()
             self.reading.close()
-            self.reading = self.sign_box.reading = None
+            self.reading = self.form.reading = None
+            self.tools = ()
 
     def refresh(self) -> None:
         """Show list, progress and the current lesion as they are now."""
@@ -132,7 +139,8 @@ class ReviewWidget(QWidget):
             index = self.model.index(row, 0)
             self.table.selectionModel().setCurrentIndex(index, flags)
             self.table.scrollTo(index)
-        self.info.setText(self.reading.about_current())
+        self.info.setText(about(self.reading))
+        self.form.refresh()
         self.sign_box.refresh()
 
     def chosen(self) -> list[int]:
@@ -143,7 +151,7 @@ class ReviewWidget(QWidget):
 
     def _enable(self) -> None:
         on = self.reading is not None
-        for widget in (self.filter, self.table, *self.buttons.values(), self.sign_box):
+        for widget in (self.filter, self.table, self.form, *self.buttons.values(), self.sign_box):
             widget.setEnabled(on)
 
     def _press(self, action: str, checked: bool = False) -> None:
@@ -176,7 +184,10 @@ class ReviewWidget(QWidget):
             self.start(Path(folder), reader=self.sign_box.name.text())
 
     def _reopen(self, checked: bool = False) -> None:
-        self.start(self.case, self.image, self.sign_box.name.text())
+        self.start(self.case, self.image, reader=self.sign_box.name.text())
+
+    def _to_picture(self) -> None:
+        self.viewer.window._qt_viewer.canvas.native.setFocus()
 
     def closeEvent(self, event: Any) -> None:  # noqa: N802  (Qt's name)
         """Bring the journal to the disk."""

@@ -1,16 +1,16 @@
-"""Signing: the reader's name, a guard against unread lesions, the files."""
+"""Signing: the reader's name, a guard against unread lesions, the files written in a worker."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 
-from qtpy.QtCore import Qt
-from qtpy.QtGui import QGuiApplication
-from qtpy.QtWidgets import QCheckBox, QFormLayout, QGroupBox, QLabel, QLineEdit, QPushButton
+from napari.qt.threading import FunctionWorker, create_worker
+from qtpy.QtCore import QThreadPool
+from qtpy.QtWidgets import QCheckBox, QFormLayout, QGroupBox, QLabel, QLineEdit, QProgressBar, QPushButton
 
 from medpanoptic.errors import MedpanopticError
-from medpanoptic.review import progress, sign
+from medpanoptic.review import ReviewSession, progress, sign
 from napari_medpanoptic.reading import Reading
 
 
@@ -21,6 +21,7 @@ class SignBox(QGroupBox):
         super().__init__("Sign")
         self.reading: Reading | None = None
         self.image: Path | None = None
+        self.worker: FunctionWorker | None = None
         self.name = QLineEdit()
         self.name.setPlaceholderText("name of the reader")
         self.name.setToolTip("It goes into the journal and, as observer, into the DICOM report")
@@ -30,14 +31,15 @@ class SignBox(QGroupBox):
         self.button, self.again = QPushButton("Sign and write files"), QPushButton("Open a new version")
         self.button.clicked.connect(self.sign)
         self.again.clicked.connect(reopen)
+        self.bar = QProgressBar()
+        self.bar.setRange(0, 0)  # it moves: how long DICOM files take is not known beforehand
         self.said = QLabel()
         self.said.setWordWrap(True)
         form = QFormLayout(self)
         form.addRow("Reader", self.name)
-        form.addRow(self.allow)
-        form.addRow(self.button)
-        form.addRow(self.again)
-        form.addRow(self.said)
+        for widget in (self.allow, self.button, self.again, self.bar, self.said):
+            form.addRow(widget)
+        self.refresh()
 
     def begin(self, reading: Reading, image: Path | None) -> None:
         """Sign this review from now on."""
@@ -51,35 +53,73 @@ class SignBox(QGroupBox):
         """Offer what can be done now."""
         if self.reading is None:
             self.setEnabled(False)
+            self.bar.hide()
             return
-        session = self.reading.session
+        session, busy = self.reading.session, self.worker is not None
         read, total = progress(self.reading.table)
         ready = bool(session.reader) and (read == total or self.allow.isChecked())
         self.setEnabled(True)
-        self.button.setVisible(not session.signed)
-        self.allow.setVisible(not session.signed and read < total)
+        self.bar.setVisible(busy)
+        self.button.setVisible(not session.signed and not busy)
+        self.allow.setVisible(not session.signed and not busy and read < total)
         self.again.setVisible(session.signed)
-        self.name.setEnabled(not session.signed)
+        self.name.setEnabled(not self.reading.locked)
         self.button.setEnabled(ready and session.opened is not None)
         self.button.setToolTip("" if ready else f"{total - read} lesions are unread, or the reader's name is missing")
 
     def sign(self, checked: bool = False) -> None:
-        """Write and lock; an error is said and nothing is signed."""
-        if self.reading is None:
+        """Write and lock, with the window free meanwhile; an error is said and nothing is signed."""
+        reading = self.reading
+        if reading is None or self.worker is not None:
             return
-        QGuiApplication.setOverrideCursor(Qt.CursorShape.WaitCursor)
-        try:
-            folder = sign(self.reading.session, allow_unread=self.allow.isChecked(), image=self.image)
-        except MedpanopticError as error:
-            self.said.setText(str(error))
-        else:
-            files = ", ".join(sorted(p.name for p in folder.iterdir() if p.is_file()))
-            self.said.setText(f"Signed as {folder.name} and locked: {files}")
-        finally:
-            QGuiApplication.restoreOverrideCursor()
+        self.worker = create_worker(
+            _sign,
+            reading.session,
+            self.allow.isChecked(),
+            self.image,
+            _start_thread=False,
+            _connect={"returned": self._show},
+        )
+        reading.signing = True
+        reading.show_lock()
+        self.said.setText("Writing the files: look on, nothing can be changed now")
+        self.refresh()
+        self.worker.start()
+
+    def end(self) -> None:
+        """Wait until the files are whole, and let go of the review."""
+        if self.worker is not None:
+            QThreadPool.globalInstance().waitForDone()
+            self.worker = None
+        self.reading = None
         self.refresh()
 
+    def _show(self, signed: tuple[ReviewSession, Path | Exception]) -> None:
+        session, outcome = signed
+        reading = self.reading
+        if reading is None or reading.session is not session:
+            return  # closed meanwhile; ``end`` has waited
+        self.worker = None
+        reading.signing = False
+        if isinstance(outcome, Path):
+            files = ", ".join(sorted(p.name for p in outcome.iterdir() if p.is_file()))
+            self.said.setText(f"Signed as {outcome.name} and locked: {files}")
+        else:
+            self.said.setText(str(outcome))
+        reading.show_lock()
+        self.refresh()
+        if isinstance(outcome, Exception) and not isinstance(outcome, MedpanopticError):
+            raise outcome  # a bug: napari shows it with its traceback
+
     def _set_reader(self, name: str) -> None:
-        if self.reading is not None:
+        if self.reading is not None and not self.reading.locked:
             self.reading.session.reader = name.strip()
             self.refresh()
+
+
+def _sign(session: ReviewSession, allow_unread: bool, image: Path | None) -> tuple[ReviewSession, Path | Exception]:
+    # errors are returned, not raised: napari 0.9's own handler of a worker's errors fails on its argument
+    try:
+        return session, sign(session, allow_unread=allow_unread, image=image)
+    except Exception as error:
+        return session, error

@@ -32,13 +32,15 @@ def start_review(
     *,
     reader: str = "",
     prior: Path | None = None,
+    prior_image: Path | None = None,
     unsaved: Answer | None = None,
 ) -> ReviewWidget:
     """Open a case for reading, with its image under it and the docks beside it; return the Review dock.
 
     image : study or file on the grid of the case; None takes an image that the viewer holds, if one lies on it.
     reader : "" takes the login name; it can be changed in the dock until the review is signed.
-    prior : an earlier case; its lesions are matched in the Follow-up dock.
+    prior : an earlier case; its lesions are matched in the Follow-up dock. prior_image : its study, so that both can
+    be registered; None takes both results to lie in one space.
     unsaved : what to do with edits of a review that was not signed; None asks.
     Raises ReadError; ReviewError as ``ReviewSession.open``, REVIEW-IMAGE if the image is on another grid.
     """
@@ -63,12 +65,14 @@ def start_review(
     if session.ids.ndim == 3 and planes_of(viewer) is None:
         viewer.window.add_dock_widget(PlanesWidget(viewer), name="Planes", area="right")
     widget.begin(reading, case, image or _path_of(viewer, volume))
-    _add_companions(viewer, widget, reading, prior)
+    follow_up = _add_companions(viewer, widget, reading)
+    if prior is not None:
+        follow_up.open(prior, prior_image)
     reading.step(1, unread=True)
     return widget
 
 
-def _add_companions(viewer: Any, widget: ReviewWidget, reading: Reading, prior: Path | None) -> None:
+def _add_companions(viewer: Any, widget: ReviewWidget, reading: Reading) -> FollowUpWidget:
     """Put Compare and Follow-up of this review behind its list, in place of those of the last one."""
     for old in list(viewer.window.dock_widgets.values()):
         if isinstance(old, CompareWidget | FollowUpWidget):
@@ -82,8 +86,7 @@ def _add_companions(viewer: Any, widget: ReviewWidget, reading: Reading, prior: 
     for dock in docks:
         viewer.window._qt_window.tabifyDockWidget(own, dock)
     own.raise_()
-    if prior is not None:
-        follow_up.open(prior)
+    return follow_up
 
 
 def review_of(viewer: Any) -> ReviewWidget:

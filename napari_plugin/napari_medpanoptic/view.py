@@ -43,6 +43,8 @@ def arrange_canvas(model: Any) -> bool:
     """Give one canvas its scale bar, orientation letters and the right-drag; tell whether it had none of them yet."""
     from napari.components.overlays import TextOverlay
 
+    from napari_medpanoptic.zoom import mend_zoom
+
     overlays = model.canvas.overlays
     overlays["scale_bar"].visible = True
     if f"{_PREFIX}top" in overlays:
@@ -50,6 +52,7 @@ def arrange_canvas(model: Any) -> bool:
     for edge, position in _LETTER_PLACES.items():
         overlays[_PREFIX + edge] = TextOverlay(position=position, font_size=14, color="#ffd166")
     model.mouse_drag_callbacks.append(drag_window)
+    mend_zoom(model)
 
     def update(event: object = None) -> None:
         _show_letters(model)

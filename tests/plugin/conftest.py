@@ -39,6 +39,26 @@ def real_viewer(request):
 
 
 @pytest.fixture
+def small_review(real_viewer, tmp_path):
+    """The Review dock on a small phantom with four lesions, its image under them: quick to open and to draw."""
+    from dataclasses import replace
+
+    from napari_medpanoptic.layers import volume_layers
+    from napari_medpanoptic.start import start_review
+
+    from medpanoptic.io import write_result
+    from medpanoptic.samples import phantom
+
+    volume, truth = phantom(3, shape=(24, 40, 44), spacing=(3, 2, 2), lesions=4)
+    things = {s.id for s in truth.things}
+    segments = tuple(replace(s, score=1 - s.id / 20) if s.id in things else s for s in truth.segments)
+    write_result(replace(truth, segments=segments), tmp_path / "small")
+    for data, look, _ in volume_layers(volume, "small"):
+        real_viewer.add_image(data, **look)
+    return start_review(real_viewer, tmp_path / "small", reader="A. Reader")
+
+
+@pytest.fixture
 def model_viewer():
     """The viewer's model alone: no Qt, no screen."""
     components = pytest.importorskip("napari.components", reason="needs napari: pip install medpanoptic[viewer]")

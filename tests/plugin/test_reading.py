@@ -244,3 +244,91 @@ def test_the_list_stays_fluid_with_50000_nuclei():
     assert cell_text("volume_mm3", 1500.0) == "1.50"
     assert cell_text("long_axis_mm", np.nan) == ""
     assert model.data(model.index(0, 0), Qt.ItemDataRole.ForegroundRole) is None
+
+
+def test_the_changed_voxels_are_shown_and_follow(reading):
+    from napari_medpanoptic.changed_layer import ChangedLayer
+
+    from medpanoptic.review import changed_voxels
+
+    changed, session = ChangedLayer(reading), reading.session
+    changed.toggle()
+    assert not changed.layer.data.any()
+    first, second = session.things[:2]
+    for step in (
+        lambda: reading.things.paint((2, 2, 2), first),
+        lambda: session.reject(second),
+        lambda: session.delete(first),
+        session.undo,
+        session.undo,
+        session.redo,
+    ):
+        step()
+        now = reading.grid.order.to_native(np.asarray(changed.layer.data)) > 0
+        assert np.array_equal(now, changed_voxels(session.model, session.live))
+    changed.toggle()
+    assert changed.layer is None
+    changed.close()
+
+
+def test_words_on_a_lesion_keep_each_other(reading):
+    reading.go(reading.session.things[0])
+    reading.recist(organ="liver")
+    reading.turn("is_target")
+    reading.turn("is_node")
+    reading.turn("is_node")
+    reading.note("seen before")
+    row = reading.session.row(reading.current)
+    assert (row.organ, row.is_target, row.is_node, row.note) == ("liver", True, False, "seen before")
+    assert len(reading.session.edits) == 5
+    reading.recist(organ="liver")
+    assert len(reading.session.edits) == 5  # nothing new, no edit
+
+
+def test_nothing_is_edited_while_the_review_is_signed(reading):
+    said = []
+    reading.tell = said.append
+    reading.go(reading.session.things[0])
+    reading.signing = True
+    reading.show_lock()
+    assert not reading.things.editable
+    before = np.array(reading.things.data)
+    reading.things.paint((2, 2, 2), reading.current)  # a script can still
+    reading.verdict("accepted")
+    assert not reading.session.edits
+    assert np.array_equal(reading.things.data, before)
+    assert "being signed" in said[0]
+    reading.signing = False
+    reading.show_lock()
+    assert reading.things.editable
+
+
+def test_the_list_shows_and_sorts_by_what_mirrored_images_said(model_viewer, tmp_path):
+    volume, truth = phantom(3, shape=(24, 30, 36), spacing=(3, 1, 2), lesions=4)
+    doubts = iter((0.1, None, 0.4, 0.2))
+    things = {s.id for s in truth.things}
+    segments = tuple(replace(s, uncertainty=next(doubts)) if s.id in things else s for s in truth.segments)
+    write_result(replace(truth, segments=segments), tmp_path / "case")
+    reading = Reading(model_viewer, ReviewSession.open(tmp_path / "case", volume, reader="A. Reader"), "case")
+    reading.sort("doubt")
+    assert reading.view()["doubt"].tolist()[:3] == [0.4, 0.2, 0.1]
+    reading.step(1)
+    assert reading.current == reading.view().index[0]
+
+
+def test_napari_zooms_about_the_cursor_in_every_plane(model_viewer):
+    from types import SimpleNamespace
+
+    from napari_medpanoptic.view import arrange, set_plane
+
+    arrange(model_viewer)
+    model_viewer.add_image(np.zeros((20, 30, 40)))
+    (zoom,) = [c for c in model_viewer.mouse_double_click_callbacks if c.__name__ == "double_click"]
+    for plane in ("axial", "coronal", "sagittal"):
+        set_plane(model_viewer, plane)
+        shown = model_viewer.dims.displayed
+        before = np.array(model_viewer.camera.center)[-2:]
+        place = np.array([5.0, 7.0, 9.0])
+        zoom(model_viewer, SimpleNamespace(modifiers=(), position=tuple(place), dims_displayed=list(shown)))
+        # halfway from the old centre to the cursor: the point under the cursor stays under it
+        np.testing.assert_allclose(np.array(model_viewer.camera.center)[-2:], (before + place[list(shown)]) / 2)

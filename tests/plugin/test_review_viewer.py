@@ -14,14 +14,14 @@ from scipy import ndimage
 from medpanoptic.classes import ClassInfo, ClassTable, Code
 from medpanoptic.io import read_result, write_result
 from medpanoptic.result import PanopticResult, Segment
-from medpanoptic.samples import PHANTOM_CLASSES, sample_path
+from medpanoptic.samples import PHANTOM_CLASSES, phantom, sample_path
 
 ROLES = Code("49755003", "SCT", "Morphologically Abnormal Structure"), Code("108369006", "SCT", "Neoplasm")
 CLASSES = ClassTable((ClassInfo(1, "tumour", True, (220, 60, 40), *ROLES), PHANTOM_CLASSES[2]))
 
 
-@pytest.fixture(scope="module")
-def case(tmp_path_factory):
+@pytest.fixture
+def case(tmp_path):
     """A result of the sample study that needs no model: every hot spot of the PET is a lesion."""
     from napari_medpanoptic.sample_data import sarcoma_petct
 
@@ -40,19 +40,23 @@ def case(tmp_path_factory):
     found = sorted(set(np.unique(ids).tolist()) - {1})
     segments = (Segment(1, 2), *(Segment(i, 1, score=1 - i / 10) for i in found))
     result = PanopticResult(ids, segments, CLASSES, volume.affine)
-    folder = tmp_path_factory.mktemp("cases") / "sarcoma"
+    folder = tmp_path / "sarcoma"
     write_result(result, folder)
     return folder
 
 
 @pytest.fixture
-def widget(real_viewer, case, tmp_path, qtbot):
-    """The Review dock on a fresh copy of the case."""
+def widget(small_review):
+    """The Review dock on a small phantom: what does not need the study does not read it."""
+    return small_review
+
+
+@pytest.fixture
+def study_review(real_viewer, case, qtbot):
+    """The Review dock on the sample study."""
     from napari_medpanoptic.start import start_review
 
-    folder = tmp_path / "sarcoma"
-    shutil.copytree(case, folder)
-    dock = start_review(real_viewer, folder, sample_path("sarcoma_petct"), reader="A. Reader")
+    dock = start_review(real_viewer, case, sample_path("sarcoma_petct"), reader="A. Reader")
     qtbot.wait(100)
     return dock
 
@@ -61,9 +65,10 @@ def canvas_of(viewer):
     return viewer.window._qt_viewer.canvas.native
 
 
-def test_a_reading_by_keyboard_from_open_to_signed_seg_and_sr(real_viewer, widget, qtbot, capsys):
+def test_a_reading_by_keyboard_from_open_to_signed_seg_and_sr(real_viewer, study_review, qtbot, capsys):
     from qtpy.QtCore import QPoint, Qt
 
+    widget = study_review
     reading, canvas = widget.reading, canvas_of(real_viewer)
     lesions = list(reading.session.things)
     assert len(lesions) >= 2
@@ -102,6 +107,11 @@ def test_a_reading_by_keyboard_from_open_to_signed_seg_and_sr(real_viewer, widge
     widget.sign_box.name.setText("B. Reader")
     qtbot.mouseClick(widget.sign_box.button, Qt.MouseButton.LeftButton)
     signed = widget.case / "review" / "v1"
+    assert reading.locked  # the files are written by a worker; the window is free
+    qtbot.keyClick(canvas, Qt.Key.Key_R)
+    assert [e.action for e in reading.session.edits][-1] == "unsure"
+    qtbot.waitUntil(lambda: widget.sign_box.worker is None, timeout=120000)
+    assert not reading.things.editable
     assert "locked" in widget.sign_box.said.text()
     verdicts = sorted(s.verdict for s in read_result(signed).things)
     assert verdicts == ["accepted"] * (len(lesions) - 1) + ["unsure"]
@@ -183,11 +193,11 @@ def test_an_unsigned_review_is_found_at_the_start(real_viewer, widget, qtbot, mo
     assert set(widget.reading.table["status"]) == {"unread"}
 
 
-def test_a_dropped_case_opens_ready_to_read(real_viewer, case, tmp_path, qtbot):
+def test_a_dropped_case_opens_ready_to_read(real_viewer, tmp_path, qtbot):
     from napari_medpanoptic.review_widget import ReviewWidget
 
     folder = tmp_path / "dropped"
-    shutil.copytree(case, folder)
+    write_result(phantom(3, shape=(20, 24, 28))[1], folder)
     real_viewer.open(str(folder), plugin="medpanoptic")  # what File > Open and a drop on the window call
     docks = real_viewer.window.dock_widgets
     qtbot.waitUntil(lambda: any(isinstance(d, ReviewWidget) for d in docks.values()), timeout=20000)
