@@ -75,7 +75,7 @@ def test_monai_deploy_container(tmp_path, model, run):
 def test_what_the_dockerfiles_name_is_there():
     for name in ("mercure", "monai_deploy"):
         text = (EXAMPLES / name / "Dockerfile").read_text()
-        for path in re.findall(r"/src/([\w./]+)", text):
+        for path in re.findall(r"/src/([\w./-]+)", text):
             assert (EXAMPLES.parent / path).exists(), path
     app = json.loads((EXAMPLES / "monai_deploy" / "app.json").read_text())
     package = json.loads((EXAMPLES / "monai_deploy" / "pkg.json").read_text())
