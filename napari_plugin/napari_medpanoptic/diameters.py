@@ -36,8 +36,8 @@ class Diameters:
             face_color="transparent",
         )
         self.layer.events.data.connect(self._on_data)
-        self.follow()
         self.layer.mode = "direct"  # ends of lines can be dragged
+        self.follow()
         viewer.layers.selection.active = self.layer
 
     def close_layer(self) -> None:
@@ -68,6 +68,7 @@ class Diameters:
             if self.reading.current is not None:
                 ends = [self.reading.grid.display_points_of_mm(line) for line in self.lines()]
                 self.layer.add_lines(ends, edge_width=0.4, edge_color=list(COLORS))
+                self.layer.selected_data = {0, 1}  # napari takes hold of the ends of selected lines only
         finally:
             self._busy = False
 

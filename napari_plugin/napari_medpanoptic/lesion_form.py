@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QHBoxLayout, QLabel, QLineEdit, QWidget
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QFormLayout,
+    QGroupBox,
+    QHBoxLayout,
+    QLabel,
+    QLineEdit,
+    QVBoxLayout,
+    QWidget,
+)
 
 from napari_medpanoptic.reading import Reading
 
@@ -13,11 +23,14 @@ from napari_medpanoptic.reading import Reading
 ORGANS = ("", "lung", "liver", "bone", "brain", "kidney", "adrenal gland", "pancreas", "spleen", "soft tissue", "skin")
 
 
-class LesionForm(QWidget):
-    """Shows and changes the words on the current lesion; each change is an edit that can be undone."""
+class LesionForm(QGroupBox):
+    """Shows and changes the words on the current lesion; each change is an edit that can be undone.
+
+    Its box folds it up, so that the list keeps its place on a small screen.
+    """
 
     def __init__(self, back: Callable[[], None]) -> None:
-        super().__init__()
+        super().__init__("Class, organ, target, note")
         self.reading: Reading | None = None
         self.back = back  # after Return in a field the keys belong to the picture again
         self.class_box, self.new_box, self.organ = QComboBox(), QComboBox(), QComboBox()
@@ -39,11 +52,16 @@ class LesionForm(QWidget):
         self.note.editingFinished.connect(self._write)
         for field in (self.note, self.organ.lineEdit()):
             field.returnPressed.connect(back)
-        form = QFormLayout(self)
+        inner = QWidget()
+        form = QFormLayout(inner)
         form.setContentsMargins(0, 0, 0, 0)
         form.addRow("Class", _row(self.class_box, QLabel("of new ones"), self.new_box))
         form.addRow("Organ", _row(self.organ, self.node, self.target))
         form.addRow("Note", self.note)
+        QVBoxLayout(self).addWidget(inner)
+        self.setCheckable(True)
+        self.toggled.connect(inner.setVisible)
+        self.setChecked(False)
 
     def begin(self, reading: Reading) -> None:
         """Show the lesions of this review from now on."""
@@ -77,6 +95,7 @@ class LesionForm(QWidget):
 
     def write_note(self) -> None:
         """Put the cursor into the note."""
+        self.setChecked(True)
         self.note.setFocus()
         self.note.selectAll()
 

@@ -151,6 +151,7 @@ class ReviewWidget(QWidget):
 
     def _enable(self) -> None:
         on = self.reading is not None
+        self.open_button.setVisible(not on)  # while reading, File > Open does it, and the list has the place
         for widget in (self.filter, self.table, self.form, *self.buttons.values(), self.sign_box):
             widget.setEnabled(on)
 
