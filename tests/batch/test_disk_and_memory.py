@@ -101,11 +101,11 @@ def test_too_little_memory_goes_on_with_smaller_windows(tmp_path: Path, outcome:
     slot, limits, tries = Slot(settings, Limits()), Limits(), Tries()
     try:
         usual = slot.run(the_study(tmp_path / "in")).peak_mb
-        # whole windows take about 430 MiB more, half ones at most 280
-        slot.limits = replace(limits, memory_gb=(usual + 350) / 1024)
+        # whole windows take about 350 MiB more, half ones 180
+        slot.limits = replace(limits, memory_gb=(usual + 265) / 1024)
         killed = slot.run(the_study(tmp_path / "large"))
         assert (killed.kind, killed.code, killed.stage) == ("memory", "MEMORY-CAP", "network")
-        assert killed.peak_mb > usual + 350
+        assert killed.peak_mb > usual + 265
         verdict = decide(killed, tries, limits)
         assert (verdict.state, verdict.tries.divisor, verdict.delay_s) == ("", 2, 0)
         made = slot.run(the_study(tmp_path / "large"), verdict.tries.divisor)
