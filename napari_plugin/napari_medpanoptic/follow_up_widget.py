@@ -101,7 +101,7 @@ class FollowUpWidget(QWidget):
             return
         pair = self.prior_id.value(), self.current_id.value()
         if action == "carry":
-            self.reading.attempt(lambda: carry_over(self.reading.session, follow_up))
+            self.reading.attempt(partial(carry_over, self.reading.session, follow_up))
             return
         try:
             if action == "confirm":

@@ -16,7 +16,6 @@ COLUMNS: dict[str, tuple[str, str, int | None]] = {
     "class": ("class", "class", None),
     "score": ("score", "score", 2),
     "uncertainty": ("uncertain", "uncertainty", 2),
-    "doubt": ("flips differ", "doubt", 2),
     "long_axis_mm": ("long mm", "long axis", 1),
     "short_axis_mm": ("short mm", "long axis", 1),
     "volume_mm3": ("ml", "size", 2),

@@ -85,7 +85,13 @@ def _review_soon(layers: list[LayerData]) -> None:
         if any(layer.metadata.get(KEY, {}).get("case") == case for layer in viewer.layers):
             start_review(viewer, case)
 
-    Soon(viewer, begin)
+    def count(event: object = None) -> None:
+        # napari lets the event loop run between two layers: all must be in before the review takes their place
+        if sum(layer.metadata.get(KEY, {}).get("case") == case for layer in viewer.layers) >= len(layers):
+            viewer.layers.events.inserted.disconnect(count)
+            Soon(viewer, begin)
+
+    viewer.layers.events.inserted.connect(count, position="last")
 
 
 @contextmanager

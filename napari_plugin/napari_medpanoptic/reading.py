@@ -45,8 +45,6 @@ class Reading:
         self.viewer, self.session, self.name = viewer, session, name
         self.grid = Grid(session.affine, session.ids.shape)
         self.table = worklist(session)
-        # how much mirrored images disagreed, of the lesions where that is known
-        self.doubts = {s.id: s.uncertainty for s in session.live.base.things if s.uncertainty is not None}
         self.order, self.descending, self.filter = "score", True, ""
         self.current: int | None = None
         self.go_on = True
@@ -93,22 +91,15 @@ class Reading:
     # ---- the list
 
     def view(self) -> pd.DataFrame:
-        """Return the rows that pass the filter, in the chosen order; with a column ``doubt`` where it is known."""
+        """Return the rows that pass the filter, in the chosen order."""
         asked = (self.filter, self.order, self.descending)
         if self._seen is None or self._seen[0] != asked:
-            self._seen = asked, self._sorted(filter_rows(self.table, self.filter))
+            self._seen = asked, sort_rows(filter_rows(self.table, self.filter), self.order, self.descending)
         return self._seen[1]
 
-    def _sorted(self, table: pd.DataFrame) -> pd.DataFrame:
-        if self.doubts:
-            table = table.assign(doubt=table.index.map(self.doubts).astype(float))
-        if self.order == "doubt":
-            return table.sort_values(["doubt", "id"], ascending=[not self.descending, True], kind="stable")
-        return sort_rows(table, self.order, self.descending)
-
     def sort(self, key: str) -> None:
-        """Order the list by a key of ``SORT_KEYS`` or "doubt"; once more turns it round."""
-        usual = key == "doubt" or SORT_KEYS[key][1]
+        """Order the list by a key of ``SORT_KEYS``; once more turns it round."""
+        usual = SORT_KEYS[key][1]
         self.descending = not self.descending if key == self.order else usual
         self.order = key
 

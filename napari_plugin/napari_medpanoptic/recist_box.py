@@ -104,8 +104,8 @@ class RecistBox(QGroupBox):
         known = {f.id: f for f in self.baseline.findings}
         for link in pairs.links:
             prior = next((known[i] for i in link.prior_ids if i in known), None)
-            for segment_id in link.current_ids if prior is not None else ():
-                if segment_id in self.reading.session.things:
+            for segment_id in link.current_ids:
+                if prior is not None and segment_id in self.reading.session.things:
                     is_target = bool(self.baseline.targets & set(link.prior_ids))
                     self.reading.recist(segment_id, organ=prior.organ, is_node=prior.is_node, is_target=is_target)
 

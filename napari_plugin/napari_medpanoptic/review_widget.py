@@ -61,6 +61,7 @@ class ReviewWidget(QWidget):
         self.table.setModel(self.model)
         self.table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self.table.setFocusPolicy(Qt.FocusPolicy.ClickFocus)
+        self.table.setWordWrap(False)
         self.table.verticalHeader().hide()
         self.table.horizontalHeader().sectionClicked.connect(self._sort)
         self.table.clicked.connect(self._on_row)
@@ -105,9 +106,8 @@ class ReviewWidget(QWidget):
             Seeds(reading),
             ChangedLayer(reading),
         )
-        more = {"axes": self.diameters, "points": self.seeds, "changed": self.changed}
-        toggles = {action: tool.toggle for action, tool in more.items()}
-        self.actions = review_actions(reading, self.chosen, {**toggles, "note": self.form.write_note})
+        more = {"axes": self.diameters.toggle, "points": self.seeds.toggle, "changed": self.changed.toggle}
+        self.actions = review_actions(reading, self.chosen, {**more, "note": self.form.write_note})
         bind_review_keys(reading, self.actions)
         self.sign_box.begin(reading, image)
         self.form.begin(reading)

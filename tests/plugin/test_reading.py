@@ -310,8 +310,8 @@ def test_the_list_shows_and_sorts_by_what_mirrored_images_said(model_viewer, tmp
     segments = tuple(replace(s, uncertainty=next(doubts)) if s.id in things else s for s in truth.segments)
     write_result(replace(truth, segments=segments), tmp_path / "case")
     reading = Reading(model_viewer, ReviewSession.open(tmp_path / "case", volume, reader="A. Reader"), "case")
-    reading.sort("doubt")
-    assert reading.view()["doubt"].tolist()[:3] == [0.4, 0.2, 0.1]
+    reading.sort("uncertainty")
+    assert reading.view()["uncertainty"].tolist()[:3] == [0.4, 0.2, 0.1]
     reading.step(1)
     assert reading.current == reading.view().index[0]
 

@@ -235,20 +235,17 @@ def test_a_result_folder_opens_in_the_viewer_ready_to_read(real_viewer, tmp_path
     _, truth = phantom(3, shape=(20, 24, 28))
     write_result(truth, tmp_path / "case")
     real_viewer.open(str(tmp_path / "case"), plugin="medpanoptic")
-    assert [layer.name for layer in real_viewer.layers] == ["case stuff", "case things"]
+    qtbot.waitUntil(lambda: "case model" in real_viewer.layers, timeout=60000)  # the review has begun
+    assert [layer.name for layer in real_viewer.layers] == ["case stuff", "case things", "case model"]
     assert real_viewer.layers["case things"].contour == 1
     assert real_viewer.canvas.overlays["scale_bar"].visible
-    qtbot.waitUntil(lambda: "case model" in real_viewer.layers, timeout=60000)  # the review has begun
 
 
-def test_closing_the_window_cancels_a_review_that_was_about_to_begin(real_viewer, tmp_path, qtbot, monkeypatch):
-    from napari_medpanoptic import start
+def test_closing_the_window_cancels_what_was_about_to_begin(real_viewer, qtbot):
+    from napari_medpanoptic.soon import Soon
 
     begun = []
-    monkeypatch.setattr(start, "start_review", lambda *args, **choices: begun.append(args))
-    _, truth = phantom(3, shape=(20, 24, 28))
-    write_result(truth, tmp_path / "case")
-    real_viewer.open(str(tmp_path / "case"), plugin="medpanoptic")
+    Soon(real_viewer, lambda: begun.append(1))
     real_viewer.close()
     qtbot.wait(50)
     assert not begun
