@@ -57,7 +57,8 @@ def third_party_imports(folder: Path) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("folder", "extras"), [("medpanoptic", ("viewer", "train", "batch")), ("napari_plugin/napari_medpanoptic", ("viewer",))]
+    ("folder", "extras"),
+    [("medpanoptic", ("viewer", "train", "batch")), ("napari_plugin/napari_medpanoptic", ("viewer",))],
 )
 def test_everything_imported_is_declared(folder: str, extras: tuple[str, ...]) -> None:
     lines = PROJECT["dependencies"] + [line for extra in extras for line in PROJECT["optional-dependencies"][extra]]
