@@ -177,7 +177,7 @@ def test_damage_inside_is_refused_by_line(case):
 CHILD = """
 import random, sys
 sys.path.insert(0, sys.argv[1])
-from test_files import random_edit, open_case
+from test_case_files import random_edit, open_case
 from pathlib import Path
 session = open_case(Path(sys.argv[2]))
 draw = random.Random(int(sys.argv[3]))
