@@ -87,7 +87,7 @@ def painted(found: Instances, index: int, shape: tuple[int, ...]) -> Tensor:
     return mask
 
 
-@pytest.mark.parametrize(("dims", "steps"), [(2, 160), (3, 120)])
+@pytest.mark.parametrize(("dims", "steps"), [(2, 160), (3, 180)])
 def test_learns_one_image(dims: int, steps: int) -> None:
     found, targets = overfit(dims, steps)
     sure = [i for i in range(len(found)) if found.scores[i] > 0.3]
