@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -193,3 +193,12 @@ def look_up(table: NDArray, index: NDArray[np.integer]) -> NDArray:
         # no index needs clipping; numpy takes this mode without a buffer
         np.take(table, plane, out=target, mode="clip")
     return found
+
+
+def without_rejected(result: PanopticResult) -> PanopticResult:
+    """Return a result as a report shows it: rejected things give way to void."""
+    rejected = [s.id for s in result.things if s.verdict == "rejected"]
+    if not rejected:
+        return result
+    kept = tuple(s for s in result.segments if s.id not in rejected)
+    return replace(result, ids=np.where(np.isin(result.ids, rejected), 0, result.ids).astype(np.int32), segments=kept)

@@ -1,4 +1,5 @@
-"""The ledger: one SQLite file that says of every study what became of it. The client of a batch is its only writer.
+"""The ledger: one SQLite file that says of every study what became of it. The client of a batch writes it;
+``send`` adds only what was delivered.
 
 It holds handles (keyed hashes), codes, counts and durations; no UID, path, name or date of a patient.
 SQLite in WAL mode needs a local disk. Source: sqlite.org, "Write-Ahead Logging", section 1.

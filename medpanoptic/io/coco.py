@@ -15,9 +15,8 @@ from scipy import ndimage
 
 from medpanoptic.classes import ClassInfo
 from medpanoptic.errors import WriteError
-from medpanoptic.io.key_images import without_rejected
 from medpanoptic.io.result_files import write_json
-from medpanoptic.result import PanopticResult, Segment
+from medpanoptic.result import PanopticResult, Segment, without_rejected
 from medpanoptic.volume import Volume
 
 TABLE = "coco_panoptic.json"

@@ -17,10 +17,9 @@ from medpanoptic.io.dicom_slide import SLIDE_CLASS
 from medpanoptic.io.dicom_source import dicom_source, odd_patients, put_patient, read_headers, without_values
 from medpanoptic.io.dicom_sr_groups import CERTAINTY, PERCENT
 from medpanoptic.io.dicom_tiles import slide_affine
-from medpanoptic.io.key_images import without_rejected
 from medpanoptic.io.outline import outlines, signed_area
 from medpanoptic.measure import is_calibrated
-from medpanoptic.result import PanopticResult, Segment
+from medpanoptic.result import PanopticResult, Segment, without_rejected
 from medpanoptic.volume import Volume
 
 if TYPE_CHECKING:

@@ -21,9 +21,9 @@ from medpanoptic.io.dicom_source import (
     without_values,
 )
 from medpanoptic.io.drawing import RGB
-from medpanoptic.io.key_images import key_slice, lesion_image, overview_image, side_letters, without_rejected
+from medpanoptic.io.key_images import key_slice, lesion_image, overview_image, side_letters
 from medpanoptic.measure import DrawnAxes, measure
-from medpanoptic.result import PanopticResult
+from medpanoptic.result import PanopticResult, without_rejected
 from medpanoptic.volume import Volume
 
 if TYPE_CHECKING:

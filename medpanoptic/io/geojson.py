@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 
 from medpanoptic.identity import Identity, identify
 from medpanoptic.io.dicom_common import segment_label
-from medpanoptic.io.key_images import without_rejected
 from medpanoptic.io.outline import Part, outlines
 from medpanoptic.measure import is_calibrated
-from medpanoptic.result import PanopticResult, Segment
+from medpanoptic.result import PanopticResult, Segment, without_rejected
 from medpanoptic.volume import Volume
 
 _DECIMALS = 3  # of a pixel, where a coarser level is scaled to the finest

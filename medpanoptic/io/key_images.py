@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,15 +47,6 @@ class _View:
         """Turn slice indices (row, column) into panel pixels (x, y)."""
         moved = (np.asarray(points, float) - self.first + 0.5) * self.scale - 0.5
         return [(float(x), float(y)) for y, x in moved]
-
-
-def without_rejected(result: PanopticResult) -> PanopticResult:
-    """Return a result as a report shows it: rejected things give way to void."""
-    rejected = [s.id for s in result.things if s.verdict == "rejected"]
-    if not rejected:
-        return result
-    kept = tuple(s for s in result.segments if s.id not in rejected)
-    return replace(result, ids=np.where(np.isin(result.ids, rejected), 0, result.ids).astype(np.int32), segments=kept)
 
 
 def overview_image(result: PanopticResult, volume: Volume, measures: Sequence[Measures]) -> RGB:

@@ -28,9 +28,8 @@ from medpanoptic.io.dicom_source import (
     slice_of_frame,
     without_values,
 )
-from medpanoptic.io.key_images import without_rejected
 from medpanoptic.measure.contours import contours
-from medpanoptic.result import PanopticResult, Segment
+from medpanoptic.result import PanopticResult, Segment, without_rejected
 from medpanoptic.volume import Volume
 
 if TYPE_CHECKING:

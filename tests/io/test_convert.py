@@ -17,9 +17,8 @@ from medpanoptic.errors import MedpanopticError, ReadError
 from medpanoptic.geometry import spatial_affine, voxel_spacing
 from medpanoptic.io import FORMATS, convert, losses, read_result, write_result
 from medpanoptic.io.formats import HOLDABLE
-from medpanoptic.io.key_images import without_rejected
 from medpanoptic.io.result_reader import find_result, readable
-from medpanoptic.result import Dropped, PanopticResult, Segment
+from medpanoptic.result import Dropped, PanopticResult, Segment, without_rejected
 
 
 def rows_of(result, field):
