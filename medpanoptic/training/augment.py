@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from medpanoptic.errors import ModelError
 from medpanoptic.training.cases import Case
+from medpanoptic.training.paste import paste_things
 
 KEYS = ("image", "semantic", "instances")
 MODES = ("bilinear", "nearest", "nearest")
@@ -129,6 +130,7 @@ def draw_patch(
     augmentation: Compose,
     seed: Sequence[int],
     margin: float = 1.0,
+    paste: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, Any], NDArray[np.int64]]:
     """Draw one augmented patch and its instance labels.
 
@@ -136,6 +138,7 @@ def draw_patch(
         case and thing drawn by 1 / sqrt(size)), ``any`` (anywhere) and ``thing_free`` (the case cut beside its things).
     margin : patches are cut this much larger, so that rotation brings in real surroundings; MONAI's RandAffined
         ``spatial_size`` must then cut to ``patch``.
+    paste : ``prob``, and ``most`` and ``scale`` of ``paste.paste_things``; None pastes nothing.
     Groups of cases are drawn by the square root of their size, thing classes evenly.
     """
     rng = np.random.default_rng(list(seed))
@@ -159,13 +162,15 @@ def draw_patch(
         centre - size // 2, np.minimum(-hang, (high - size) // 2), np.maximum(high - size + hang, (high - size) // 2)
     )
     cut = crop_case(case, start, size)
+    if paste is not None and rng.random() < paste["prob"]:
+        cut = paste_things(cut, cases, rng, most=paste["most"], scale=paste["scale"])
     data = {
         "image": torch.from_numpy(cut.image),
         "semantic": torch.from_numpy(cut.semantic[None].astype(np.float32) + 1),
         "instances": torch.from_numpy(cut.instances[None].astype(np.float32)),
     }
     augmentation.set_random_state(seed=int(rng.integers(2**31)))
-    return augmentation(data), case.labels
+    return augmentation(data), cut.labels
 
 
 def crop_case(case: Case, start: NDArray[np.int_], size: NDArray[np.int_]) -> Case:

@@ -117,10 +117,9 @@ def _run(
     for step in _bar(range(state["step"], config["steps"]), progress, config["steps"]):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, config["steps"], config["learning_rate"], config["warm_up"])
+        how = (config["patch"], config["sampling"], augmentation)
         drawn = [
-            draw_patch(
-                cases, config["patch"], config["sampling"], augmentation, (config["seed"], step, i), config["margin"]
-            )
+            draw_patch(cases, *how, (config["seed"], step, i), config["margin"], config.get("paste"))
             for i in range(config["batch_size"])
         ]
         image, targets = to_batch([p for p, _ in drawn], [labels for _, labels in drawn])
