@@ -58,9 +58,10 @@ def _cut_thing(
     tissue = np.unique(donor.semantic[box][rim])
     image = donor.image[(slice(None), *box)]
     axes = [a for a in range(mask.ndim) if rng.random() < 0.5]
-    image, mask = np.flip(image, [a + 1 for a in axes]), np.flip(mask, axes)
+    smallest, largest = scale
+    image, mask = np.flip(image, tuple(a + 1 for a in axes)), np.flip(mask, tuple(axes))
     # at most half of the patch, so that there is a place for it
-    factor = min(float(rng.uniform(*scale)), *(0.5 * r / s for r, s in zip(room, mask.shape, strict=True)))
+    factor = min(float(rng.uniform(smallest, largest)), *(0.5 * r / s for r, s in zip(room, mask.shape, strict=True)))
     size = [max(3, round(s * factor)) for s in mask.shape]
     mode = "trilinear" if mask.ndim == 3 else "bilinear"
     both = torch.from_numpy(np.concatenate([image, mask[None].astype(np.float32)])[None])
