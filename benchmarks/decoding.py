@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from medpanoptic.fusion import fuse
 from medpanoptic.metrics import binary_quality, mean_pq, pooled
 from medpanoptic.networks.centre_head import CentreHead
 from medpanoptic.networks.flips import FlipAverage
-from medpanoptic.networks.outputs import Prediction
+from medpanoptic.networks.outputs import Prediction, calibrate
 from medpanoptic.training.cases import Case, prepare
 from medpanoptic.training.layouts import read_layout
 from medpanoptic.training.validate import truth_map
@@ -69,8 +70,9 @@ def score(
     cases: Sequence[Case],
     is_thing: Sequence[bool],
     settings: Mapping[str, float],
+    calibration: tuple[float, float] = (1.0, 0.0),
 ) -> tuple[float, float]:
-    """Return pooled and per-image mean binary PQ."""
+    """Return pooled and per-image mean binary PQ; thresholds are held against calibrated scores, as in a run."""
     for name, value in settings.items():
         if name != "score_threshold":
             setattr(head, name, value)
@@ -78,6 +80,7 @@ def score(
     things = [k + 1 for k, thing in enumerate(is_thing) if thing]
     for (raw, logits), case in zip(outputs, cases, strict=True):
         found = head.instances(raw, None, logits)[0]
+        found = replace(found, scores=calibrate(found.scores, *calibration))
         fused = fuse(Prediction(logits[0], found), is_thing, score_threshold=settings["score_threshold"])
         segments = {s.id: s.channel + 1 for s in fused.segments}
         counts.append(binary_quality(fused.ids.numpy(), segments, *truth_map(case, is_thing), things))
@@ -97,12 +100,12 @@ def main() -> None:
     is_thing = [c.is_thing for c in bundle.classes]
     best = {name: getattr(head, name) for name in GRID if name != "score_threshold"}
     best["score_threshold"] = float(bundle.fusion.get("score_threshold", 0.5))
-    reference = score(head, outputs, cases, is_thing, best)
+    reference = score(head, outputs, cases, is_thing, best, bundle.calibration)
     print(f"{len(cases)} cases; the bundle's own: pooled {reference[0]:.4f}, per image {reference[1]:.4f}", flush=True)
     for name, values in GRID.items():
         tried = {}
         for value in values:
-            tried[value] = score(head, outputs, cases, is_thing, best | {name: value})
+            tried[value] = score(head, outputs, cases, is_thing, best | {name: value}, bundle.calibration)
             print(f"  {name:16s} {value:<6g} pooled {tried[value][0]:.4f}  per image {tried[value][1]:.4f}", flush=True)
         top = max(tried, key=lambda v: float(np.mean(tried[v])))
         if np.mean(tried[top]) > np.mean(reference):

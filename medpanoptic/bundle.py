@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import uuid
 from collections.abc import Mapping
@@ -52,6 +53,8 @@ class Bundle:
     window, overlap : of ``tiling.predict_image``, in voxels of the network's grid and parts of the window.
     fusion : arguments of ``fusion.fuse``, but ``min_stuff_mm``, ``min_thing_mm`` in mm2 (2D) or mm3 (3D).
     flips : spatial axes along which a run mirrors the image and averages what comes out; costs two per axis.
+    calibration : (slope, intercept) on the log-odds of the head's scores, see ``outputs.calibrate``; thresholds are
+        held against the scores that come out. It belongs to the weights.
     limits : what the model was trained on; outside it warns. ``field_of_view_mm``, ``spacing_mm``: [low, high] or one
         such pair per spatial axis; ``intensity``: [low, high] or one such pair per channel of the image, between
         which its 0.1th and 99.9th percentile lie.
@@ -74,6 +77,7 @@ class Bundle:
     fusion: Mapping[str, Any] = field(default_factory=dict)
     limits: Mapping[str, Any] = field(default_factory=dict)
     flips: tuple[int, ...] = ()
+    calibration: tuple[float, float] = (1.0, 0.0)
 
     @property
     def spatial_dims(self) -> int:
@@ -207,7 +211,8 @@ def pack_bundle(
 ) -> Bundle:
     """Write weights into a bundle folder and their SHA-256 into its metadata; return the bundle read back.
 
-    weights : a state dict, on any device. metadata, network_def : make or replace the configs, else those there stay.
+    weights : a state dict, on any device. metadata, network_def : make or replace the configs, else those there stay,
+    but a calibration, which was that of other weights.
     The same weights give the same bytes. Raises ModelError as ``load_bundle``.
     """
     from safetensors.torch import save
@@ -217,7 +222,10 @@ def pack_bundle(
         (folder / part).mkdir(parents=True, exist_ok=True)
     data = save({name: value.detach().cpu().contiguous() for name, value in weights.items()})
     described = dict(read_json(folder / _METADATA) if metadata is None else metadata)
-    described["medpanoptic"] = {**described.get("medpanoptic", {}), "weights_sha256": hashlib.sha256(data).hexdigest()}
+    block = dict(described.get("medpanoptic", {}))
+    if metadata is None:
+        block.pop("calibration", None)
+    described["medpanoptic"] = block | {"weights_sha256": hashlib.sha256(data).hexdigest()}
     _replace(folder / _WEIGHTS, data)
     _replace(folder / _METADATA, _json_bytes(described))
     if network_def is not None:
@@ -248,6 +256,7 @@ def _parse(folder: Path, metadata: Mapping[str, Any], inference: Mapping[str, An
         fusion=dict(block.get("fusion", {})),
         limits=dict(block.get("limits", {})),
         flips=tuple(block.get("flips", ())),
+        calibration=tuple(block.get("calibration", (1.0, 0.0))),
     )
     _check_values(bundle)
     return bundle
@@ -262,6 +271,9 @@ def _check_values(bundle: Bundle) -> None:
         raise ValueError("channels must not be empty, the window positive, the overlap from 0 to below 1")
     if len(set(bundle.flips)) != len(bundle.flips) or not set(bundle.flips) <= set(range(dims)):
         raise ValueError(f"flips must be different axes below {dims}, got {bundle.flips}")
+    slope, intercept = bundle.calibration
+    if not _is_number(slope) or not _is_number(intercept) or not (slope > 0 and math.isfinite(slope + intercept)):
+        raise ValueError(f"calibration must be [slope above 0, intercept], got {list(bundle.calibration)}")
     if int(bundle.network_def["out_channels"]) != len(bundle.classes):
         raise ValueError(f"out_channels {bundle.network_def['out_channels']} but {len(bundle.classes)} classes")
     if list(bundle.network_def["thing_channels"]) != things:

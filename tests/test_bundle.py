@@ -83,6 +83,12 @@ def test_packing_again_gives_the_same_bytes_and_leaves_no_draft(folder, weights)
     assert sorted(before) == ["inference.json", "metadata.json", "model.safetensors"]
 
 
+def test_a_calibration_does_not_outlive_its_weights(folder, weights):
+    edit(folder, "metadata.json", lambda d: d["medpanoptic"].update(calibration=[2.0, -1.0]))
+    assert load_bundle(folder).calibration == (2.0, -1.0)
+    assert pack_bundle(folder, weights).calibration == (1.0, 0.0)
+
+
 def test_other_weights_than_the_bundle_names_are_refused(folder):
     path = folder / "models" / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\x01")
@@ -155,6 +161,9 @@ def test_python_and_yaml_inside_are_refused(folder):
         ({"limits": {"spacing_mm": [[1, 2]] * 3}}, "must be"),
         ({"limits": {"intensity": [[0]]}}, "must be"),
         ({"spacing_mm": [1, 1, 1]}, "spacing_mm"),
+        ({"calibration": [0, 1]}, "slope above 0"),
+        ({"calibration": [1, "0"]}, "slope above 0"),
+        ({"calibration": [1]}, "unpack"),
     ],
 )
 def test_a_wrong_value_is_named(folder, change, match):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from medpanoptic.errors import DataError
-from medpanoptic.metrics.calibration import calibration
+from medpanoptic.metrics.calibration import calibration, fit_calibration
 from medpanoptic.metrics.contingency import overlap
 from medpanoptic.metrics.detection import (
     Detections,
@@ -116,6 +116,23 @@ def test_hd95_of_boxes_of_nothing_and_of_other_shapes():
     assert math.isinf(hausdorff_95(a, a & ~a, (1, 1, 1)))
     with pytest.raises(DataError, match="METRIC-SHAPE"):
         hausdorff_95(a, a[1:], (1, 1, 1))
+
+
+def test_fitted_scores_are_right_as_often_as_they_say():
+    rng = np.random.default_rng(0)
+    truth = rng.uniform(0.02, 0.98, 4000)
+    right = rng.random(4000) < truth
+    odds = np.log(truth / (1 - truth))
+    timid = 1 / (1 + np.exp(-(odds - 0.6) / 2.5))  # what a network might say: too near one half, and too low
+    slope, intercept = fit_calibration(timid, right)
+    assert (slope, intercept) == (pytest.approx(2.5, abs=0.15), pytest.approx(0.6, abs=0.1))
+    fitted = 1 / (1 + np.exp(-(slope * np.log(timid / (1 - timid)) + intercept)))
+    assert calibration(fitted, right).ece < 0.02 < calibration(timid, right).ece
+
+
+def test_a_fit_needs_both_outcomes():
+    with pytest.raises(DataError, match="METRIC-SCORE"):
+        fit_calibration([0.5, 0.6], [True, True])
 
 
 def test_calibration_by_hand():

@@ -104,6 +104,22 @@ def test_an_array_becomes_a_panoptic_result():
     assert "fallback" not in provenance.parameters
 
 
+def test_calibration_changes_what_scores_say_and_not_the_map():
+    raw = Segmenter(bundle(fusion={"score_threshold": 0.5}), BrightThings(), "cpu")(picture())
+    calibrated = Segmenter(bundle(fusion={"score_threshold": 0.5}, calibration=(2.0, 0.5)), BrightThings(), "cpu")(
+        picture()
+    )
+    np.testing.assert_array_equal(raw.ids, calibrated.ids)
+    for before, after in zip(raw.things, calibrated.things, strict=True):
+        score = min(before.score, 1 - 1e-9)
+        odds = 2.0 * np.log(score / (1 - score)) + 0.5
+        assert after.score == pytest.approx(1 / (1 + np.exp(-odds)), abs=1e-5)
+    # the threshold is held against the score that the user sees
+    lowest = min(s.score for s in calibrated.things)
+    strict = Segmenter(bundle(calibration=(2.0, 0.5)), BrightThings(), "cpu")(picture(), score=lowest + 1e-4)
+    assert len(strict.things) < len(calibrated.things)
+
+
 def test_every_kind_of_input_gives_the_same_map(tmp_path):
     array, affine = picture()
     segmenter = Segmenter(bundle(), BrightThings())

@@ -47,3 +47,23 @@ def calibration(scores: ArrayLike, right: ArrayLike, bins: int = 10) -> Calibrat
     sums = [np.bincount(index, w, bins) for w in (values, hits)]
     score, part = (np.divide(s, n, out=np.full(bins, np.nan), where=n > 0) for s in sums)
     return Calibration(edges, n, score, part)
+
+
+def fit_calibration(scores: ArrayLike, right: ArrayLike) -> tuple[float, float]:
+    """Return slope and intercept on the scores' log-odds that make them probabilities of being right.
+
+    scores (N,) in [0, 1], right (N,) bool; both outcomes must occur. The slope is at least 0.05: the order stays.
+    Raises DataError (METRIC-SCORE) where one outcome is missing. Source: Platt 1999, equation 1, by likelihood.
+    """
+    from scipy.optimize import minimize
+
+    values, hits = np.clip(np.asarray(scores, float).ravel(), 1e-9, 1 - 1e-9), np.asarray(right, bool).ravel()
+    if len(values) != len(hits) or not (hits.any() and not hits.all()):
+        raise DataError("METRIC-SCORE", f"{len(values)} scores with {int(hits.sum())} right: both outcomes must occur")
+    odds, sign = np.log(values / (1 - values)), np.where(hits, 1.0, -1.0)
+
+    def loss(parameters: NDArray[np.float64]) -> float:
+        return float(np.logaddexp(0, -sign * (parameters[0] * odds + parameters[1])).mean())
+
+    found = minimize(loss, np.array([1.0, 0.0]), method="L-BFGS-B", bounds=[(0.05, None), (None, None)])
+    return float(found.x[0]), float(found.x[1])

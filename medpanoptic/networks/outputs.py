@@ -42,6 +42,17 @@ class Instances:
         )
 
 
+def calibrate(scores: Tensor, slope: float, intercept: float) -> Tensor:
+    """Return scores (N,) in [0, 1] as probabilities of being right: slope and intercept on their log-odds.
+
+    It keeps the order. Source: Platt, Probabilistic outputs for support vector machines, 1999, equation 1.
+    """
+    if (slope, intercept) == (1.0, 0.0):
+        return scores
+    # float64, so that scores of almost 1 stay apart
+    return torch.sigmoid(slope * torch.logit(scores.double(), 1e-9) + intercept).to(scores.dtype)
+
+
 @dataclass(frozen=True, eq=False)
 class Prediction:
     """Everything that leaves the networks for one image: (K, *S) float32 semantic logits, and the instances.

@@ -22,7 +22,7 @@ from medpanoptic.identity import array_digest, uid_from
 from medpanoptic.io import read_study, write_result
 from medpanoptic.native import Grids
 from medpanoptic.networks.flips import FlipAverage
-from medpanoptic.networks.outputs import Prediction
+from medpanoptic.networks.outputs import Prediction, calibrate
 from medpanoptic.preprocess import SPATIAL_STEPS, Preprocessing, grid_affine
 from medpanoptic.refusion import fuse_prediction
 from medpanoptic.result import PanopticResult, Provenance
@@ -134,7 +134,7 @@ class Segmenter:
         for doubt in doubts:
             warnings.warn(f"[{doubt.code}] {doubt.text}", UserWarning, stacklevel=3)
         return StoredPrediction(
-            *compact(prediction),
+            *compact(prediction, self.bundle.calibration),
             self.bundle.classes,
             grids,
             any(step["_target_"] in SPATIAL_STEPS for step in steps),
@@ -242,13 +242,14 @@ def segment_file(
 
 
 def compact(
-    prediction: Prediction,
+    prediction: Prediction, calibration: tuple[float, float] = (1.0, 0.0)
 ) -> tuple[NDArray[np.float16], NDArray[np.int64], NDArray[np.int64], NDArray[np.float32], tuple[NDArray, ...]]:
-    """Return logits, boxes, labels, scores and masks as they are stored, without things below the floor."""
+    """Return logits, boxes, labels, calibrated scores and masks as they are stored, without things below the floor."""
     found = prediction.instances
-    stays = (found.scores >= SCORE_FLOOR).nonzero()[:, 0]
+    calibrated = calibrate(found.scores, *calibration)
+    stays = (calibrated >= SCORE_FLOOR).nonzero()[:, 0]
     masks = tuple(found.mask_logits[i].half().cpu().numpy() for i in stays.tolist())
-    boxes, labels, scores = (v[stays].cpu().numpy() for v in (found.boxes, found.labels, found.scores))
+    boxes, labels, scores = (v[stays].cpu().numpy() for v in (found.boxes, found.labels, calibrated))
     return prediction.semantic_logits.half().cpu().numpy(), boxes, labels, scores, masks
 
 

@@ -1,0 +1,84 @@
+"""Fit what turns a model's scores into probabilities of being right, on the validation part, and check it.
+
+    python benchmarks/calibration.py BUNDLE [--data FOLDER] [--floor 0.05]
+
+Each validation case is segmented with its raw scores and a low threshold, so that doubtful things count too; a thing
+is right if it matches one of its class with IoU > 0.5. Prints slope and intercept over all cases, to be moved into the
+bundle's metadata by hand ("calibration"), and, as the honest check, the calibration error of each half of the cases
+with the fit of the other half.
+"""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from validation import MODELS, ROOT, case_input, val_ids
+
+from medpanoptic import Segmenter
+from medpanoptic.bundle import load_bundle
+from medpanoptic.metrics.calibration import calibration, fit_calibration
+from medpanoptic.metrics.comparison import score_case
+from medpanoptic.metrics.truth import find_truth, truth_of
+
+Scored = tuple[NDArray[np.float64], NDArray[np.bool_]]
+
+
+def score_cases(segmenter: Segmenter, data: Path, floor: float) -> list[Scored]:
+    """Scores of the things found in each case, and whether each was right."""
+    truths = find_truth(data, {c.name for c in segmenter.bundle.classes})
+    found = []
+    for case in val_ids(data):
+        result = segmenter(case_input(data, case), score=floor)
+        scores = {s.id: s.score for s in result.segments}
+        rows = [r for r in score_case(case, truth_of(result), truths[case](), scores).instances if r.outcome != "fn"]
+        found.append((np.array([r.score for r in rows], float), np.array([r.outcome == "tp" for r in rows], bool)))
+    return found
+
+
+def joined(cases: list[Scored]) -> Scored:
+    scores, right = zip(*cases, strict=True)
+    return np.concatenate(scores), np.concatenate(right)
+
+
+def apply(scores: NDArray[np.float64], slope: float, intercept: float) -> NDArray[np.float64]:
+    odds = np.log(np.clip(scores, 1e-9, 1 - 1e-9)) - np.log1p(-np.clip(scores, 1e-9, 1 - 1e-9))
+    return 1 / (1 + np.exp(-(slope * odds + intercept)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle")
+    parser.add_argument("--data", type=Path, help="the model's data folder, if it is not the usual one")
+    parser.add_argument("--floor", type=float, default=0.05)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    warnings.simplefilter("ignore")
+    bundle = replace(load_bundle(args.bundle), calibration=(1.0, 0.0))
+    usual = {load_bundle(m, weights=False).name: d for m, d in MODELS.items()}
+    data = args.data or ROOT.parent / "shared" / "data" / usual[bundle.name]
+    cases = score_cases(Segmenter(bundle, bundle.load_network(), "cpu"), data, args.floor)
+    scores, right = joined(cases)
+    slope, intercept = fit_calibration(scores, right)
+    print(f"{len(cases)} cases, {len(scores)} things with a raw score over {args.floor}, {right.mean():.3f} right")
+    print(f'"calibration": [{slope:.4f}, {intercept:.4f}]')
+    before, after = calibration(scores, right), calibration(apply(scores, slope, intercept), right)
+    print(f"expected calibration error: raw {before.ece:.3f}, fitted {after.ece:.3f}")
+    for first in (0, 1):
+        fit = fit_calibration(*joined(cases[first::2]))
+        other, other_right = joined(cases[1 - first :: 2])
+        ece = calibration(apply(other, *fit), other_right).ece
+        print(f"  half {1 - first} (n = {len(other)}) with the fit of the other half: {ece:.3f}")
+    rows = {"n": after.n, "mean score": after.score.round(3), "right": after.right.round(3)}
+    print(pd.DataFrame(rows, index=[f"{a:.1f}-{b:.1f}" for a, b in zip(after.edges, after.edges[1:], strict=False)]))
+
+
+if __name__ == "__main__":
+    main()
