@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medpanoptic.classes import ClassInfo, Code
 from medpanoptic.errors import ReadError, WriteError
-from medpanoptic.geometry import same_grid
+from medpanoptic.geometry import same_grid, to_world
 from medpanoptic.identity import Identity, identify
 from medpanoptic.io import dicom_common as common
 from medpanoptic.io.dicom_slide import SLIDE_CLASS
@@ -33,9 +33,10 @@ SQUARE_MICROMETER = Code("um2", "UCUM", "square micrometer")
 def write_dicom_ann(result: PanopticResult, folder: Path, volume: Volume | None = None) -> list[Path]:
     """Write ann.dcm: one group per thing class, one polygon per thing, on the slide level that was read.
 
-    Coordinates are 2D, (column, row) in pixels of that level, (0, 0) the top left corner of its first pixel, along
-    pixel edges. Each polygon has its area in um2 and, as "Certainty of Finding" in percent, its score. A thing of
-    several parts has its largest, and holes are filled: a polygon can hold neither. Rejected things are left out.
+    Polygons run along pixel edges. Their coordinates are 3D, mm in the slide's frame of reference, so that they fit
+    every level; 2D where the slide says no origin: (column, row) in pixels of that level, (0, 0) the top left corner
+    of its first pixel. Each polygon has its area in um2 and, as "Certainty of Finding" in percent, its score. A thing
+    of several parts has its largest, and holes are filled: a polygon can hold neither. Rejected things are left out.
     Without any thing there is no file: an annotation object must hold one.
     Raises WriteError: FORMAT-NEEDS-DICOM, FORMAT-NEEDS-SLIDE (the source is no whole slide image), DICOM-SOURCE,
     DICOM-GEOMETRY (the result is not on the grid of that level).
@@ -71,11 +72,13 @@ def make_annotations(result: PanopticResult, header: Dataset, identity: Identity
     import highdicom as hd
 
     made = common.moment(result, header)
-    groups = [_group(result, info, number, identity) for number, info in enumerate(_classes(result), 1)]
+    # a place on the slide needs the place of its first pixel. Source: DICOM PS3.3 C.37.1.2, C.8.12.4.1.1
+    on_slide = bool(header.get("TotalPixelMatrixOriginSequence"))
+    groups = [_group(result, info, number, identity, on_slide) for number, info in enumerate(_classes(result), 1)]
     with odd_patients([header]) as patient:
         annotations = hd.ann.MicroscopyBulkSimpleAnnotations(
             source_images=[header],
-            annotation_coordinate_type="2D",
+            annotation_coordinate_type="3D" if on_slide else "2D",
             annotation_groups=groups,
             series_instance_uid=identity.uid("dicom-ann series"),
             series_number=904,
@@ -102,7 +105,7 @@ def _classes(result: PanopticResult) -> list[ClassInfo]:
     return [info for info in result.classes.things if info.id in used]
 
 
-def _group(result: PanopticResult, info: ClassInfo, number: int, identity: Identity) -> AnnotationGroup:
+def _group(result: PanopticResult, info: ClassInfo, number: int, identity: Identity, on_slide: bool) -> AnnotationGroup:
     import highdicom as hd
 
     members = sorted((s for s in result.things if s.class_id == info.id), key=lambda s: s.id)
@@ -116,7 +119,7 @@ def _group(result: PanopticResult, info: ClassInfo, number: int, identity: Ident
         annotated_property_category=common.concept(info.category),
         annotated_property_type=common.concept(info.type),
         graphic_type="POLYGON",
-        graphic_data=[polygon(result, s) for s in members],
+        graphic_data=[polygon(result, s, on_slide) for s in members],
         algorithm_type=kind,
         algorithm_identification=None if kind == "MANUAL" else common.algorithm_identification(result),
         measurements=_measurements(result, members),
@@ -136,10 +139,16 @@ def _measurements(result: PanopticResult, members: list[Segment]) -> list[Measur
     return [hd.ann.Measurements(common.concept(name), values, common.concept(unit)) for name, values, unit in rows]
 
 
-def polygon(result: PanopticResult, segment: Segment) -> NDArray[np.float32]:
-    """Return (N, 2) float32 (column, row) corners of the outer edge of a thing's largest part, not closed."""
+def polygon(result: PanopticResult, segment: Segment, on_slide: bool) -> NDArray[np.float32]:
+    """Return the corners of the outer edge of a thing's largest part, not closed, float32.
+
+    on_slide : (N, 3) mm in the frame of reference of the slide; else (N, 2) pixels (column, row) from the top left
+    corner of the first pixel.
+    """
     box = result.boxes[segment.id]
     mask = result.ids[tuple(slice(*axis) for axis in box)] == segment.id
     outer = max((part.outer for part in outlines(mask)), key=signed_area)
-    corners: Any = outer + np.array([start for start, _ in box])
-    return corners[:, ::-1].astype(np.float32)
+    corners: NDArray[np.float64] = outer + np.array([start for start, _ in box], float)
+    # the affine counts from the centre of the first pixel
+    placed = to_world(corners - 0.5, result.affine) if on_slide else corners[:, ::-1]
+    return placed.astype(np.float32)

@@ -1,4 +1,4 @@
-"""OME-Zarr 0.4 labels, read without a Zarr library: metadata by the rules of the specification, chunks by zlib."""
+"""OME-Zarr 0.4 labels, read by hand (metadata by the rules of the specification, chunks by zlib) and by zarr."""
 
 import json
 import zlib
@@ -74,6 +74,22 @@ def test_labels_and_image(tmp_path, ndim):
         assert attributes(folder)["image-label"]["source"] == {"image": "../../"}
     scale = found["datasets"][0]["coordinateTransformations"][0]["scale"]
     assert scale == pytest.approx([500, 250] if ndim == 2 else np.linalg.norm(result.affine[:3, :3], axis=0))
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_the_zarr_library_reads_the_same(tmp_path, ndim):
+    zarr = pytest.importorskip("zarr")
+    result = make(ndim)
+    image = image_of(result)
+    (root,) = write_result(result, tmp_path / "case", formats=("ome-zarr",), volume=image)["ome-zarr"]
+    group = zarr.open_group(root, mode="r")
+    assert np.array_equal(group["0"][:], image.array)
+    assert group["0"].dtype == image.array.dtype
+    assert dict(group["labels"].attrs) == {"labels": ["panoptic", "stuff"]}
+    for name, array in (("panoptic", result.ids), ("stuff", result.stuff)):
+        label = group[f"labels/{name}"]
+        (multiscales,) = label.attrs["multiscales"]
+        assert np.array_equal(label[multiscales["datasets"][0]["path"]][:], array)
 
 
 def test_every_label_has_a_colour_and_properties(tmp_path):

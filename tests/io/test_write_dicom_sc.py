@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pydicom
 import pytest
+import SimpleITK
 from builders import PATIENT_NAME, axial_affine
 from dicom_cases import case_on, dicom_case, enhanced_case, errors_of_dciodvfy, nothing
 
@@ -71,6 +72,15 @@ def test_a_capture_points_at_the_slice_of_the_long_axis(ct, captures):
     overview = pydicom.dcmread(captures[0])
     assert [i.ReferencedSOPInstanceUID for i in overview.SourceImageSequence] == list(result.source.sop_uids)
     assert not overview.PatientOrientation
+
+
+def test_another_reader_sees_the_picture_as_it_was_drawn(ct, captures):
+    result, volume = ct
+    drawn = lesion_image(result, volume, result.segments[1], measure(result, volume)[0], "")
+    seen = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(captures[1])))[0]
+    assert seen.shape[2] == 3
+    # the line of text at the bottom differs
+    assert np.array_equal(seen[:400, : drawn.shape[1]], drawn[:400])
 
 
 def test_the_axes_are_drawn_where_they_were_measured(ct):
