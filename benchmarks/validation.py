@@ -32,9 +32,14 @@ MODELS = {
     "nuclei": "nuclei",
     ARMS / "nuclei_efficientps": "nuclei",
     ARMS / "nuclei_fcn_mask_rcnn": "nuclei",
+    ARMS / "nuclei_one_way_fpn": "nuclei",
+    ARMS / "nuclei_plain_semantic_head": "nuclei",
     "nuclei_he": "consep",
+    ARMS / "nuclei_he_efficientps": "consep",
+    ARMS / "nuclei_he_fcn_mask_rcnn": "consep",
     "sarcoma_petct": "radiology/sts",
     ARMS / "sarcoma_efficientps": "radiology/sts",
+    ARMS / "sarcoma_fcn_mask_rcnn": "radiology/sts",
 }
 CHANNELS = ("ct", "pet", "mr")
 
@@ -135,7 +140,10 @@ def ellipsoid(shape: tuple[int, ...], part: float = 0.4) -> NDArray[np.bool_]:
 
 def print_robustness(segmenter: Segmenter, data: Path, cases: list[str]) -> None:
     """Tumour Dice as given, moved, and with fewer channels; false tumours per crop without one."""
-    names = ("rule: central ellipsoid", "rule: SUV > 2.5", "as given", "no MR")
+    names = ("rule: central ellipsoid", "rule: SUV > 2.5", "as given", "no MR", "CT alone")
+    # the bundle refuses a study without PET; here it is told to take one, to show why
+    channels = tuple(replace(c, required=c.name == "ct") for c in segmenter.bundle.channels)
+    ct_alone = Segmenter(replace(segmenter.bundle, channels=channels), segmenter.network, "cpu")
     moves = ("tumour off-centre, cropped", "field moved, air enters")
     dice: dict[str, list[float]] = {name: [] for name in (*names, *moves)}
     false_tumours: list[int] = []
@@ -147,6 +155,8 @@ def print_robustness(segmenter: Segmenter, data: Path, cases: list[str]) -> None
         dice["as given"].append(tumour_dice(tumours(segmenter, volume), truth))
         no_mr = {c: p for c, p in dict(case_input(data, case)).items() if c != "mr"}  # type: ignore[call-overload]
         dice["no MR"].append(tumour_dice(tumours(segmenter, read_study(no_mr, segmenter.bundle.channels)), truth))
+        only_ct = read_study({"ct": data / f"{case}_ct.nii.gz"}, channels)
+        dice["CT alone"].append(tumour_dice(tumours(ct_alone, only_ct), truth))
         for low, high in off_centre(truth):
             where = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
             dice["tumour off-centre, cropped"].append(
