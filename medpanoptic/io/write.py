@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,6 +35,7 @@ def write_result(
     formats: Sequence[str] = ("nifti", "csv", "png"),
     volume: Volume | None = None,
     axes: Mapping[int, DrawnAxes] | None = None,
+    on_format: Callable[[str], None] | None = None,
 ) -> dict[str, list[Path]]:
     """Write one case folder, whole or not at all, and return the files of each format.
 
@@ -43,6 +44,7 @@ def write_result(
         DICOM objects.
     axes : thing id -> the long and the short axis that a reader drew (``Axis.of_reader``), None for the one found; they
         count in csv, dicom-sr and dicom-sc. The result folder itself does not keep them.
+    on_format : called with the name of each format before it is written.
     The same result gives the same bytes. A folder written earlier is replaced; files in it that are not ours are kept.
     Raises WriteError: FORMAT-UNKNOWN, FORMAT-NDIM, FORMAT-SHAPE, FOLDER-FOREIGN, WRITE-OS, and those of each format.
     """
@@ -55,7 +57,11 @@ def write_result(
     ours = frozenset(name for row in FORMATS.values() for name in row.files)
     # highdicom's log names the UIDs of the source
     with quiet_pydicom(), new_folder(folder, ours, _check_is_result) as draft:
-        files = {name: FORMATS[name].write(result, draft, volume, axes) for name in names}
+        files = {}
+        for name in names:
+            if on_format is not None:
+                on_format(name)
+            files[name] = FORMATS[name].write(result, draft, volume, axes)
     return {name: [folder / path.relative_to(draft) for path in paths] for name, paths in files.items()}
 
 

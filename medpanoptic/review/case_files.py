@@ -19,6 +19,7 @@ from medpanoptic.result import PanopticResult
 from medpanoptic.review.edit import Row
 from medpanoptic.review.history import last_id, signed_rows
 from medpanoptic.review.journal import JournalText, read_journal
+from medpanoptic.review.rejected import with_rejected
 from medpanoptic.volume import Volume
 
 FOLDER = "review"
@@ -37,9 +38,10 @@ _ENDS = ("sign", "discard")
 class OpenedCase:
     """What a review of a case starts from.
 
-    folder : CASE/review. model : the result in CASE; base : the last signed version, or ``model``. version : the one
-    that signing will make. text : the journal so far; pending : lines that it lacks because signing was cut off after
-    the version was in place. unsaved : lines since the last signature. begun : whether a begin line is among them.
+    folder : CASE/review. model : the result in CASE; base : the last signed version with what it rejected back in its
+    place, or ``model``. version : the one that signing will make. text : the journal so far; pending : lines that it
+    lacks because signing was cut off after the version was in place. unsaved : lines since the last signature. begun :
+    whether a begin line is among them.
     discarded : how many lines were set aside on opening. rows : the table as it was last signed, see ``signed_rows``.
     last_id : the largest id that the journal ever used.
     """
@@ -109,7 +111,7 @@ def open_case(case: Path, volume: Volume | None, *, discard: bool) -> OpenedCase
     versions = signed_versions(case)
     if versions:
         check_signed(versions[-1])
-    base = read_result(versions[-1]) if versions else model
+    base = with_rejected(read_result(versions[-1]), versions[-1]) if versions else model
     text, pending = _whole_journal(folder)
     unsaved = _since_last_end([*text.lines, *pending])
     digests = {"model": digest_of(case), "base": digest_of(versions[-1] if versions else case)}

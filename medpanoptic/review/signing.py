@@ -6,9 +6,10 @@ The signature is a name and SHA-256 sums, not a cryptographic one: it shows chan
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,12 @@ from medpanoptic.io import FORMATS, write_result
 from medpanoptic.io.dicom_sr import Reader, write_dicom_sr
 from medpanoptic.io.new_folder import new_folder
 from medpanoptic.measure import Axis, DrawnAxes
-from medpanoptic.result import PanopticResult, Provenance
+from medpanoptic.result import Provenance
 from medpanoptic.review.case_files import IMAGE, JOURNAL, SIGNATURE, file_digest
+from medpanoptic.review.rejected import write_rejected
 from medpanoptic.review.session import ReviewSession
 from medpanoptic.review.worklist import worklist
+from medpanoptic.volume import Source
 
 # csv and picture for everyone; SEG, SR and secondary capture where there is a DICOM source
 _PLAIN = ("csv", "png")
@@ -38,17 +41,20 @@ def sign(
     allow_unread: bool = False,
     formats: Sequence[str] | None = None,
     image: Path | str | Mapping[str, Path | str] | None = None,
+    on_step: Callable[[float, str], None] | None = None,
 ) -> Path:
     """Write CASE/review/vN, whole or not at all, lock the session, and return the folder.
 
     It holds the result (rejected lesions left out), the formats, lesions.csv (the list, with those rejected in this and
-    in earlier versions), the journal, and signature.json with the SHA-256 of every file. A review that found nothing is
-    signed like any other.
+    in earlier versions), rejected.json (their voxels), the journal, and signature.json with the SHA-256 of every file.
+    A review that found nothing is signed like any other.
     organization : the reader's; with it the DICOM report is verified, else it names the reader as observer only.
     allow_unread : sign although lesions were not read. formats : names of ``FORMATS``; None takes csv and png, and the
     DICOM objects where the image is a DICOM series.
     image : the file, folder or {channel: path} that was read; its place is kept in image.json, so that the review can
     be trained on. Paths may hold names: nothing else records it.
+    on_step : called with the part that is done (0 to 1) and what comes next: "result", the name of a format, "list",
+    "hashes"; at the end with 1 and "signed".
     Raises ReviewError: REVIEW-CASE (a session without a case folder), REVIEW-SIGNED, REVIEW-UNREAD, REVIEW-BUSY;
     WriteError.
     """
@@ -61,27 +67,44 @@ def sign(
             "REVIEW-UNREAD", f"{len(unread)} lesions are unread, such as {unread[:5]}; read them or allow it"
         )
     moment = session.begin_signing()
+    names = usual_formats(session.live.source, session.ids.ndim) if formats is None else list(formats)
+    step = _steps(on_step, ["result", "json", "nifti", *names, "list", "hashes"])
+    step("result")
     result = session.live.freeze(_provenance(session, moment))
     target = opened.folder / f"v{session.version}"
-    names = usual_formats(result) if formats is None else list(formats)
     with new_folder(target, frozenset(), _refuse) as draft:
-        axes = drawn_axes(session)
-        write_result(result, draft, formats=[n for n in names if n != _REPORT], volume=session.volume, axes=axes)
+        axes, plain = drawn_axes(session), [n for n in names if n != _REPORT]
+        write_result(result, draft, formats=plain, volume=session.volume, axes=axes, on_format=step)
         if _REPORT in names:
+            step(_REPORT)
             reader = Reader(session.reader, organization.strip())
             write_dicom_sr(result, draft, session.volume, reader=reader, verified=bool(reader.organization), axes=axes)
+        step("list")
         _write_worklist(session, draft / WORKLIST)
+        write_rejected(session.live, draft)
         if image is not None:
             _write_image(image, draft / IMAGE)
+        step("hashes")
         line = _seal(session, draft, moment)
     session.lock(line)
+    step("signed")
     return target
 
 
-def usual_formats(result: PanopticResult) -> list[str]:
-    """Return the formats that a signed version has without being asked."""
-    wanted = [*_PLAIN, *(_DICOM if result.source.sop_uids and result.source.paths else ())]
-    return [name for name in wanted if name in FORMATS and result.ndim in FORMATS[name].ndims]
+def _steps(told: Callable[[float, str], None] | None, names: Sequence[str]) -> Callable[[str], None]:
+    done = itertools.count()
+
+    def step(name: str) -> None:
+        if told is not None:
+            told(1.0 if name == "signed" else next(done) / len(set(names)), name)
+
+    return step
+
+
+def usual_formats(source: Source, ndim: int) -> list[str]:
+    """Return the formats that a signed version has without being asked. source : of the image."""
+    wanted = [*_PLAIN, *(_DICOM if source.sop_uids and source.paths else ())]
+    return [name for name in wanted if name in FORMATS and ndim in FORMATS[name].ndims]
 
 
 def drawn_axes(session: ReviewSession) -> dict[int, DrawnAxes]:
@@ -107,15 +130,18 @@ def _provenance(session: ReviewSession, moment: str) -> Provenance:
 
 
 def _write_worklist(session: ReviewSession, path: Path) -> None:
-    """Write the list; its last column is the version whose list the lesion was last in."""
+    """Write the list; its last column is this version, or the earlier one that rejected the lesion."""
     table = worklist(session, measure_all=True)
     columns = [*table.columns, "version"]
+    before = {int(row["id"]): row for row in _rejected_before(session)}
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         for row in table.itertuples(index=False):
-            writer.writerow([*("" if v != v or v is None else v for v in row), session.version])
-        writer.writerows([old.get(name, "") for name in columns] for old in _rejected_before(session))
+            old = before.pop(row.id, None)
+            version = old["version"] if old is not None and row.status == "rejected" else session.version
+            writer.writerow([*("" if v != v or v is None else v for v in row), version])
+        writer.writerows([old.get(name, "") for name in columns] for old in before.values())
 
 
 def _rejected_before(session: ReviewSession) -> list[dict[str, str]]:
@@ -125,7 +151,7 @@ def _rejected_before(session: ReviewSession) -> list[dict[str, str]]:
     before = session.version - 1
     with (session.opened.folder / f"v{before}" / WORKLIST).open(encoding="utf-8", newline="") as file:
         rows = [{"version": str(before), **row} for row in csv.DictReader(file)]
-    return [row for row in rows if row["status"] == "rejected" and int(row["id"]) not in session.live.rows]
+    return [row for row in rows if row["status"] == "rejected"]
 
 
 def _write_image(image: Path | str | Mapping[str, Path | str], path: Path) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 from medpanoptic.classes import ClassInfo, ClassTable, Code
 from medpanoptic.geometry import spatial_affine
 from medpanoptic.result import Dropped, PanopticResult, Provenance, Segment
+from medpanoptic.review import ReviewSession
 from medpanoptic.volume import Channel, Volume
 
 CODE = Code("108369006", "SCT", "Neoplasm")
@@ -65,3 +66,18 @@ class Clock:
     def __call__(self):
         self.time += timedelta(seconds=1)
         return self.time
+
+
+def open_case(case, **options):
+    """Open a folder of ``tiny_result`` with its image."""
+    return ReviewSession.open(case, tiny_volume(tiny_result()), reader="A. Reader", clock=Clock(), **options)
+
+
+def lines(case):
+    """The lines of a case's journal."""
+    return (case / "review" / "journal.jsonl").read_text("utf-8").splitlines()
+
+
+def state(session):
+    """All that a review holds."""
+    return session.ids.tobytes(), dict(session.live.rows), len(session.edits)
