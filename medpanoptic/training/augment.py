@@ -138,7 +138,7 @@ def draw_patch(
         case and thing drawn by 1 / sqrt(size)), ``any`` (anywhere) and ``thing_free`` (the case cut beside its things).
     margin : patches are cut this much larger, so that rotation brings in real surroundings; MONAI's RandAffined
         ``spatial_size`` must then cut to ``patch``.
-    paste : ``prob``, and ``most`` and ``scale`` of ``paste.paste_things``; None pastes nothing.
+    paste : ``prob``, and ``most``, ``scale`` and ``gap`` of ``paste.paste_things``; None pastes nothing.
     Groups of cases are drawn by the square root of their size, thing classes evenly.
     """
     rng = np.random.default_rng(list(seed))
@@ -163,7 +163,7 @@ def draw_patch(
     )
     cut = crop_case(case, start, size)
     if paste is not None and rng.random() < paste["prob"]:
-        cut = paste_things(cut, cases, rng, most=paste["most"], scale=paste["scale"])
+        cut = paste_things(cut, cases, rng, **{k: v for k, v in paste.items() if k != "prob"})
     data = {
         "image": torch.from_numpy(cut.image),
         "semantic": torch.from_numpy(cut.semantic[None].astype(np.float32) + 1),

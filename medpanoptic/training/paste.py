@@ -22,10 +22,17 @@ KEPT_PART = 0.7  # of a thing that must find room: less would be a piece that no
 
 
 def paste_things(
-    host: Case, donors: Sequence[Case], rng: np.random.Generator, *, most: int, scale: Sequence[float]
+    host: Case,
+    donors: Sequence[Case],
+    rng: np.random.Generator,
+    *,
+    most: int,
+    scale: Sequence[float],
+    gap: Sequence[int] = (0, 0),
 ) -> Case:
     """Return ``host`` (a cut patch) with 1 to ``most`` things of ``donors`` added, scaled by a factor in ``scale``.
 
+    gap : (smallest, largest) distance to other things in voxels, drawn for each; with 0 they may touch.
     A thing lands where the tissue is of a class that touched it at home, never on another thing and never outside
     those classes. Its rim is blended over about a voxel. A channel that either side lacks (all 0) is 0 in the outcome.
     """
@@ -34,7 +41,7 @@ def paste_things(
         donor = donors[int(rng.integers(len(donors)))]
         thing = int(rng.choice(present_things(donor)))
         image, mask, tissue = _cut_thing(donor, thing, rng, scale, host.semantic.shape)
-        placed = _place(host, mask, tissue, rng)
+        placed = _place(host, mask, tissue, rng, int(rng.integers(gap[0], gap[1] + 1)))
         if placed is not None:
             host = _blend(host, donor, image, placed, int(donor.labels[thing]))
     return host
@@ -70,10 +77,13 @@ def _cut_thing(
 
 
 def _place(
-    host: Case, mask: NDArray[np.bool_], tissue: NDArray[np.int16], rng: np.random.Generator
+    host: Case, mask: NDArray[np.bool_], tissue: NDArray[np.int16], rng: np.random.Generator, gap: int
 ) -> tuple[tuple[slice, ...], tuple[slice, ...], NDArray[np.bool_]] | None:
     """Return where in the host, where in the thing's box, and the host's pixels that it takes; None without room."""
-    free = np.isin(host.semantic, tissue) & (host.instances == 0)
+    taken_by_things = host.instances > 0
+    if gap and taken_by_things.any():
+        taken_by_things = ndimage.distance_transform_edt(~taken_by_things) <= gap
+    free = np.isin(host.semantic, tissue) & ~taken_by_things
     candidates = np.argwhere(free)
     for _ in range(ATTEMPTS if len(candidates) and mask.any() else 0):
         start = candidates[rng.integers(len(candidates))] - np.asarray(mask.shape) // 2

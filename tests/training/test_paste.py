@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from medpanoptic.training.augment import build_augmentation, draw_patch
 from medpanoptic.training.cases import Case
@@ -49,6 +50,15 @@ def test_things_do_not_overwrite_things():
         out = paste_things(host, [with_tumour(90.0)], np.random.default_rng(seed), most=3, scale=(0.5, 1.0))
         assert (out.instances[host.instances == 1] == 1).all()
         assert len(out.labels) == out.instances.max() + 1
+
+
+def test_a_gap_keeps_things_apart():
+    host = with_tumour(shape=(40, 60, 60))
+    for seed in range(20):
+        out = paste_things(host, [host], np.random.default_rng(seed), most=1, scale=(0.6, 0.9), gap=(4, 4))
+        if out.instances.max() > 1:
+            distance = ndimage.distance_transform_edt(out.instances != 1)
+            assert distance[out.instances == 2].min() > 4
 
 
 def test_the_host_itself_is_left_as_it_was():
