@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from medpanoptic.batch.database import Database, Row
 from medpanoptic.batch.settings import QUEUED, RUNNING, STATES, Outcome, Study
 from medpanoptic.errors import BatchError
 
@@ -36,7 +37,6 @@ CREATE TABLE IF NOT EXISTS attempts(
 CREATE INDEX IF NOT EXISTS by_state ON studies(state);
 CREATE INDEX IF NOT EXISTS by_study ON attempts(study);
 """
-Row = dict[str, Any]
 
 
 class Ledger:
@@ -57,100 +57,84 @@ class Ledger:
         self.path, self._clock = path, clock
         if read_only and not path.is_file():
             raise BatchError("LEDGER-MISSING", f"{path} does not exist: no batch has run there")
-        with self._named():
-            if not read_only:
-                _refuse_remote_disk(path)
-                path.parent.mkdir(parents=True, exist_ok=True)
-            # mode=rw also for readers: SQLite needs it to open a WAL file; they begin no write transaction
-            mode = "rw" if read_only else "rwc"
-            self._database = sqlite3.connect(
-                f"{path.absolute().as_uri()}?mode={mode}",
-                uri=True,
-                isolation_level=None,
-                timeout=busy_s,
-                check_same_thread=False,
-            )
-            self._database.row_factory = sqlite3.Row
-            if self._database.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
-                raise sqlite3.DatabaseError("malformed")
-            found = self._database.execute("PRAGMA user_version").fetchone()[0]
-            if found > VERSION:
-                raise BatchError("LEDGER-VERSION", f"{path} is of version {found}, this program knows {VERSION}")
-            if read_only:
-                self._database.execute("SELECT count(*) FROM studies")
-            else:
-                self._database.execute("PRAGMA journal_mode=WAL")
-                # a power cut may lose the last rows, never the file; result folders tell what was done
-                self._database.execute("PRAGMA synchronous=NORMAL")
-                self._database.executescript(_SCHEMA + f"PRAGMA user_version={VERSION};")
+        if not read_only:
+            _refuse_remote_disk(path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+        # mode=rw also for readers: SQLite needs it to open a WAL file; they begin no write transaction
+        mode = "rw" if read_only else "rwc"
+        self._database = Database(path, lambda error: _named(path, error), mode=mode, busy_s=busy_s)
+        self._check(read_only)
+
+    def _check(self, read_only: bool) -> None:
+        if self._value("PRAGMA quick_check(1)") != "ok":
+            raise _named(self.path, sqlite3.DatabaseError("malformed"))
+        found = self._value("PRAGMA user_version")
+        if found > VERSION:
+            raise BatchError("LEDGER-VERSION", f"{self.path} is of version {found}, this program knows {VERSION}")
+        if read_only:
+            self._value("SELECT count(*) FROM studies")
+        else:
+            self._database.execute("PRAGMA journal_mode=WAL")
+            # a power cut may lose the last rows, never the file; result folders tell what was done
+            self._database.execute("PRAGMA synchronous=NORMAL")
+            self._database.script(_SCHEMA + f"PRAGMA user_version={VERSION};")
 
     def close(self) -> None:
         """Close the file."""
         self._database.close()
 
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """Write all that is inside, or nothing."""
-        with self._named():
-            self._database.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-            except BaseException:
-                self._database.execute("ROLLBACK")
-                raise
-            self._database.execute("COMMIT")
-
     # ---- runs
 
     def begin_run(self, run: str, **fields: Any) -> None:
         """Note that a run starts, and put what an earlier one left unfinished back into the queue."""
-        with self.transaction():
+        with self._database.transaction():
             self._insert("runs", run=run, started=self._clock(), **fields)
-            self._database.execute("UPDATE studies SET state = ? WHERE state = ?", (QUEUED, RUNNING))
+            self._database.execute("UPDATE studies SET state = ? WHERE state = ?", QUEUED, RUNNING)
 
     def end_run(self, run: str, stopped: str, seconds: float, finished: int) -> None:
         """Note how a run ended. Whatever still counts as running was given up: it is queued again."""
-        with self.transaction():
+        with self._database.transaction():
             self._database.execute(
                 "UPDATE runs SET ended = ?, stopped = ?, seconds = ?, finished = ? WHERE run = ?",
-                (self._clock(), stopped, seconds, finished, run),
+                *(self._clock(), stopped, seconds, finished, run),
             )
-            self._database.execute("UPDATE studies SET state = ? WHERE state = ?", (QUEUED, RUNNING))
+            self._database.execute("UPDATE studies SET state = ? WHERE state = ?", QUEUED, RUNNING)
 
     def last_run(self) -> Row | None:
         """Return the newest run."""
-        return next(self._rows("SELECT * FROM runs ORDER BY rowid DESC LIMIT 1"), None)
+        return self._database.first("SELECT * FROM runs ORDER BY rowid DESC LIMIT 1")
 
     # ---- studies
 
     def get(self, study: str) -> Row | None:
         """Return the row of one study."""
-        return next(self._rows("SELECT * FROM studies WHERE study = ?", study), None)
+        return self._database.first("SELECT * FROM studies WHERE study = ?", study)
 
     def queue(self, study: Study, run: str, known_digest: str) -> None:
         """Put a study into the queue. known_digest : of the content for which whole and current results are there."""
-        with self.transaction():
+        with self._database.transaction():
             self._database.execute(
                 "INSERT INTO studies(study, kind, files, bytes, fingerprint, state, run, input_digest) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?) "
                 "ON CONFLICT(study) DO UPDATE SET kind = excluded.kind, files = excluded.files, "
                 "bytes = excluded.bytes, fingerprint = excluded.fingerprint, state = excluded.state, code = '', "
                 "stage = '', attempts = 0, run = excluded.run, input_digest = excluded.input_digest",
-                (study.handle, study.kind, len(study.files), study.bytes, study.fingerprint, QUEUED, run, known_digest),
+                *(study.handle, study.kind, len(study.files), study.bytes, study.fingerprint),
+                *(QUEUED, run, known_digest),
             )
 
     def start(self, study: str) -> None:
         """Note that a study was handed to a worker."""
-        with self.transaction():
+        with self._database.transaction():
             self._database.execute(
                 "UPDATE studies SET state = ?, started = ?, attempts = attempts + 1 WHERE study = ?",
-                (RUNNING, self._clock(), study),
+                *(RUNNING, self._clock(), study),
             )
 
     def attempted(self, study: str, run: str, outcome: Outcome, **final: Any) -> None:
         """Note one attempt and, with ``final`` fields, what the study's row becomes."""
         row = self.get(study) or {}
-        with self.transaction():
+        with self._database.transaction():
             self._insert(
                 "attempts",
                 study=study,
@@ -171,33 +155,33 @@ class Ledger:
 
     def set(self, study: str, **fields: Any) -> None:
         """Change fields of a study's row."""
-        with self.transaction():
+        with self._database.transaction():
             self._update(study, fields)
 
     def adopt(self, study: str, fields: Mapping[str, Any]) -> None:
         """Insert the row of a study that a result folder tells of."""
-        with self.transaction():
+        with self._database.transaction():
             self._insert("studies", study=study, **fields)
 
     def first(self, state: str) -> str | None:
         """Return the handle of the study that has been in a state for longest, None if there is none."""
-        row = next(self._rows("SELECT study FROM studies WHERE state = ? ORDER BY rowid LIMIT 1", state), None)
+        row = self._database.first("SELECT study FROM studies WHERE state = ? ORDER BY rowid LIMIT 1", state)
         return None if row is None else str(row["study"])
 
     def handles(self, state: str) -> list[str]:
         """Return the handles of all studies in a state."""
-        return [row["study"] for row in self._rows("SELECT study FROM studies WHERE state = ?", state)]
+        return [row["study"] for row in self._database.rows("SELECT study FROM studies WHERE state = ?", state)]
 
     def counts(self) -> dict[str, int]:
         """Return the number of studies in each state."""
-        rows = self._rows("SELECT state, count(*) AS n FROM studies GROUP BY state")
+        rows = self._database.rows("SELECT state, count(*) AS n FROM studies GROUP BY state")
         found = {row["state"]: row["n"] for row in rows}
         return {state: found.get(state, 0) for state in STATES}
 
     def codes(self) -> list[Row]:
         """Return (state, code, stage, number) of all studies that have a code."""
         return list(
-            self._rows(
+            self._database.rows(
                 "SELECT state, code, stage, count(*) AS number FROM studies WHERE code != '' "
                 "GROUP BY state, code, stage ORDER BY number DESC, code"
             )
@@ -206,7 +190,7 @@ class Ledger:
     def totals(self) -> Row:
         """Return attempts, retries, fallbacks, and mean and largest duration and memory of the studies done."""
         return next(
-            self._rows(
+            self._database.rows(
                 "SELECT (SELECT count(*) FROM attempts) AS attempts, "
                 "(SELECT count(*) FROM attempts WHERE code != '') AS failed_attempts, "
                 "(SELECT count(*) FROM studies WHERE fallback != '') AS fallbacks, "
@@ -217,7 +201,7 @@ class Ledger:
 
     def studies(self) -> Iterator[Row]:
         """Yield all rows, by handle, with ``outputs`` as a mapping."""
-        for row in self._rows("SELECT * FROM studies ORDER BY study"):
+        for row in self._database.rows("SELECT * FROM studies ORDER BY study"):
             yield {**row, "outputs": json.loads(row["outputs"])}
 
     def export(self, path: Path) -> None:
@@ -232,43 +216,32 @@ class Ledger:
 
     # ---- inside
 
-    def _rows(self, query: str, *values: Any) -> Iterator[Row]:
-        with self._named():
-            for row in self._database.execute(query, values):
-                yield dict(row)
+    def _value(self, query: str) -> Any:
+        return next(iter((self._database.first(query) or {}).values()))
 
     def _insert(self, table: str, **fields: Any) -> None:
         marks = ", ".join("?" * len(fields))
         self._database.execute(
-            f"INSERT OR REPLACE INTO {table}({', '.join(fields)}) VALUES ({marks})", tuple(fields.values())
+            f"INSERT OR REPLACE INTO {table}({', '.join(fields)}) VALUES ({marks})", *fields.values()
         )
 
     def _update(self, study: str, fields: Mapping[str, Any]) -> None:
         if fields:
             names = ", ".join(f"{name} = ?" for name in fields)
-            self._database.execute(f"UPDATE studies SET {names} WHERE study = ?", (*fields.values(), study))
-
-    @contextmanager
-    def _named(self) -> Iterator[None]:
-        """Give SQLite's errors names that say what to do."""
-        try:
-            yield
-        except sqlite3.OperationalError as error:
-            raise _operational(self.path, error) from error
-        except sqlite3.DatabaseError as error:
-            raise BatchError(
-                "LEDGER-DAMAGED", f"{self.path} is damaged; batch --resume puts it aside and reads the results instead"
-            ) from error
+            self._database.execute(f"UPDATE studies SET {names} WHERE study = ?", *fields.values(), study)
 
 
-def _operational(path: Path, error: sqlite3.OperationalError) -> BatchError:
+def _named(path: Path, error: sqlite3.DatabaseError) -> BatchError:
+    """Give an error of SQLite a name that says what to do."""
     text = str(error)
+    if not isinstance(error, sqlite3.OperationalError) or "no such table" in text or "malformed" in text:
+        return BatchError(
+            "LEDGER-DAMAGED", f"{path} is damaged; batch --resume puts it aside and reads the results instead"
+        )
     if "locked" in text or "busy" in text:
         return BatchError("LEDGER-LOCKED", f"{path} is held by another program; end it and run again with --resume")
     if "full" in text:
         return BatchError("LEDGER-FULL", f"no room left on the disk of {path}; make room and run again with --resume")
-    if "no such table" in text or "malformed" in text:
-        return BatchError("LEDGER-DAMAGED", f"{path} is damaged; batch --resume puts it aside")
     return BatchError("LEDGER-DISK", f"{path} cannot be read or written ({text}); check its folder")
 
 

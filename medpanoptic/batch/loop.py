@@ -17,7 +17,7 @@ from typing import Any
 from medpanoptic.batch.cluster import Session, SessionLostError
 from medpanoptic.batch.ledger import Ledger
 from medpanoptic.batch.log import Progress, log_event, write_metrics
-from medpanoptic.batch.outputs import read_marker
+from medpanoptic.batch.outputs import read_marker, remove_drafts
 from medpanoptic.batch.plan import Wanted, marker_fields
 from medpanoptic.batch.policy import Tries, Verdict, decide
 from medpanoptic.batch.scan import StudyIndex
@@ -163,6 +163,8 @@ class Loop:
             if outcome.code == "SCHEDULER-LOST":
                 raise SessionLostError
             return
+        if outcome.kind in {"crash", "memory"}:  # the child could not tidy up; in a run of weeks that fills a disk
+            remove_drafts(self._folders.results, self._folders.work, ticket.handle)
         verdict = decide(outcome, ticket.tries, self._limits)
         level = logging.INFO if outcome.state else logging.WARNING
         state = verdict.state or "again"

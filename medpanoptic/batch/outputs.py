@@ -72,11 +72,13 @@ def results(folder: Path) -> Iterator[dict[str, Any]]:
             yield marker
 
 
-def remove_drafts(results_folder: Path, work: Path) -> int:
-    """Delete what a killed process left behind; return how much it was. Only while no study is being worked on."""
+def remove_drafts(results_folder: Path, work: Path, study: str = "") -> int:
+    """Delete what killed processes left behind, of all studies or of one; return how much it was.
+
+    Only while nobody works on them.
+    """
     # write_result fills .NAME.xxxxxxxx.part and puts an old result aside as .old; nothing else there starts with a dot
-    drafts = [p for p in results_folder.iterdir() if p.name.startswith(".")] if results_folder.is_dir() else []
-    drafts += list(work.iterdir()) if work.is_dir() else []
+    drafts = [*results_folder.glob(f".{study}.*" if study else ".*"), *work.glob(f"{study}.*" if study else "*")]
     for path in drafts:
         shutil.rmtree(path, ignore_errors=True)
     return len(drafts)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from medpanoptic.batch.database import Database, Row
 from medpanoptic.errors import BatchError
 from medpanoptic.pacs.parcels import DELIVERED, REFUSED
 
@@ -25,7 +25,6 @@ CREATE TABLE IF NOT EXISTS objects(
     next_try REAL DEFAULT 0, changed REAL, UNIQUE(peer, study, path, digest));
 CREATE INDEX IF NOT EXISTS by_due ON objects(peer, state, next_try);
 """
-Row = dict[str, Any]
 
 
 class Outbox:
@@ -35,13 +34,12 @@ class Outbox:
     """
 
     def __init__(self, path: Path, peer: str, now: Callable[[], float] = time.time) -> None:
-        self._path, self._peer, self._now = path, peer, now
-        with self._named():
-            self._database = sqlite3.connect(path, isolation_level=None, timeout=30)
-            self._database.row_factory = sqlite3.Row
-            if self._database.execute("PRAGMA user_version").fetchone()[0] > VERSION:
-                raise BatchError("OUTBOX-VERSION", f"{path} was made by a newer version of this program")
-            self._database.executescript(_SCHEMA + f"PRAGMA user_version={VERSION};")
+        self._peer, self._now = peer, now
+        self._database = Database(path, lambda error: _named(path, error))
+        (found,) = (self._database.first("PRAGMA user_version") or {}).values()
+        if found > VERSION:
+            raise BatchError("OUTBOX-VERSION", f"{path} was made by a newer version of this program")
+        self._database.script(_SCHEMA + f"PRAGMA user_version={VERSION};")
 
     def close(self) -> None:
         """Close the file."""
@@ -52,14 +50,15 @@ class Outbox:
 
         again : also queue what was refused or given up.
         """
-        with self._transaction():
+        with self._database.transaction():
             for path, digest in outputs.items():
                 self._database.execute(
                     "INSERT OR IGNORE INTO objects(peer, study, path, digest, state, changed) "
                     "VALUES (?, ?, ?, ?, ?, ?)",
-                    (self._peer, study, path, digest, QUEUED, self._now()),
+                    *(self._peer, study, path, digest, QUEUED, self._now()),
                 )
-            for row in self._rows("SELECT * FROM objects WHERE peer = ? AND study = ?", self._peer, study):
+            known = "SELECT * FROM objects WHERE peer = ? AND study = ?"
+            for row in list(self._database.rows(known, self._peer, study)):
                 current = outputs.get(row["path"]) == row["digest"]
                 if not current and row["state"] != DELIVERED:
                     self._set(row["id"], state=REPLACED)
@@ -74,7 +73,7 @@ class Outbox:
         """
         now = self._now()
         return list(
-            self._rows(
+            self._database.rows(
                 "SELECT * FROM objects WHERE peer = ? AND state = ? AND (next_try <= ? OR next_try > ?) "
                 "ORDER BY attempts, study, path LIMIT ?",
                 *(self._peer, QUEUED, now, now + longest_s, limit),
@@ -83,26 +82,25 @@ class Outbox:
 
     def wait_s(self) -> float | None:
         """Return the seconds until the next row is due, None if none is queued."""
-        row = next(
-            self._rows("SELECT min(next_try) AS t FROM objects WHERE peer = ? AND state = ?", self._peer, QUEUED)
-        )
-        return None if row["t"] is None else max(0.0, row["t"] - self._now())
+        query = "SELECT next_try FROM objects WHERE peer = ? AND state = ? ORDER BY next_try LIMIT 1"
+        row = self._database.first(query, self._peer, QUEUED)
+        return None if row is None else max(0.0, row["next_try"] - self._now())
 
     def note(self, row: int, **fields: Any) -> None:
         """Write down what became of a row; it is on the disk when this returns."""
-        with self._transaction():
+        with self._database.transaction():
             self._set(row, **fields)
 
     def counts(self) -> dict[str, int]:
         """Return the number of objects in each state."""
-        rows = self._rows("SELECT state, count(*) AS n FROM objects WHERE peer = ? GROUP BY state", self._peer)
+        rows = self._database.rows("SELECT state, count(*) AS n FROM objects WHERE peer = ? GROUP BY state", self._peer)
         found = {row["state"]: row["n"] for row in rows}
         return {state: found.get(state, 0) for state in STATES}
 
     def codes(self) -> list[Row]:
         """Return (state, code, status, number) of all objects that are not simply delivered."""
         return list(
-            self._rows(
+            self._database.rows(
                 "SELECT state, code, status, count(*) AS number FROM objects WHERE peer = ? AND code != '' "
                 "GROUP BY state, code, status ORDER BY number DESC",
                 self._peer,
@@ -112,7 +110,7 @@ class Outbox:
     def delivered(self, study: str) -> tuple[int, int]:
         """Return (delivered, all current) objects of a study."""
         row = next(
-            self._rows(
+            self._database.rows(
                 "SELECT sum(state = ?) AS sent, count(*) AS n FROM objects WHERE peer = ? AND study = ? AND state != ?",
                 *(DELIVERED, self._peer, study, REPLACED),
             )
@@ -123,29 +121,12 @@ class Outbox:
 
     def _set(self, row: int, **fields: Any) -> None:
         names = ", ".join(f"{name} = ?" for name in (*fields, "changed"))
-        self._database.execute(f"UPDATE objects SET {names} WHERE id = ?", (*fields.values(), self._now(), row))
+        self._database.execute(f"UPDATE objects SET {names} WHERE id = ?", *fields.values(), self._now(), row)
 
-    def _rows(self, query: str, *values: Any) -> Iterator[Row]:
-        with self._named():
-            return iter([dict(row) for row in self._database.execute(query, values)])
 
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with self._named():
-            self._database.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-            except BaseException:
-                self._database.execute("ROLLBACK")
-                raise
-            self._database.execute("COMMIT")
-
-    @contextmanager
-    def _named(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.OperationalError as error:
-            raise BatchError("OUTBOX-DISK", f"{self._path} cannot be read or written ({error})") from error
-        except sqlite3.DatabaseError as error:
-            text = f"{self._path} is damaged; remove it: everything is sent again, which changes nothing at the peer"
-            raise BatchError("OUTBOX-DAMAGED", text) from error
+def _named(path: Path, error: sqlite3.DatabaseError) -> BatchError:
+    """Give an error of SQLite a name that says what to do."""
+    if isinstance(error, sqlite3.OperationalError):
+        return BatchError("OUTBOX-DISK", f"{path} cannot be read or written ({error})")
+    text = f"{path} is damaged; remove it: everything is sent again, which changes nothing at the peer"
+    return BatchError("OUTBOX-DAMAGED", text)

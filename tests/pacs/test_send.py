@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from random import Random
 
@@ -54,7 +56,7 @@ def uids(tmp_path, out):
 def courier(out):
     """Return a function: deliver all to a peer with a clock of its own; give (code, rows, clock)."""
 
-    def work(to=None, stow=None, clock=None, backoff=FAST, timeout_s=0.5, again=False):
+    def work(to=None, stow=None, clock=None, backoff=FAST, timeout_s=10, again=False):
         clock = clock or Clock()
         name, deliver = choose_peer(to, stow, "MEDPANOPTIC", timeout_s)
         outbox = Outbox(out / "outbox.sqlite", name, now=clock.now)
@@ -65,8 +67,10 @@ def courier(out):
         code = Courier(
             out / "results", outbox, deliver, backoff, now=clock.now, sleep=clock.sleep, random=Random(0)
         ).work()
-        rows = list(outbox._rows("SELECT * FROM objects ORDER BY study, path"))
         outbox.close()
+        with closing(sqlite3.connect(out / "outbox.sqlite")) as reader:
+            reader.row_factory = sqlite3.Row
+            rows = reader.execute("SELECT * FROM objects ORDER BY study, path").fetchall()
         return code, rows, clock
 
     return work
@@ -117,7 +121,7 @@ def test_a_cut_in_the_middle_costs_only_the_object_under_way(courier, uids):
 
 def test_no_answer_in_time_is_a_cut(courier, uids):
     with dicom_peer(["stall"]) as (port, taken):
-        _, rows, _ = courier(f"127.0.0.1:{port}/PACS")
+        _, rows, _ = courier(f"127.0.0.1:{port}/PACS", timeout_s=1)
     assert [(row["state"], row["attempts"]) for row in rows] == [("delivered", 2), ("delivered", 1), ("delivered", 1)]
     assert sorted(taken) == sorted(uids)
 
@@ -247,7 +251,7 @@ def test_what_somebody_must_mend_ends_the_run(courier, uids, step, code):
 @pytest.mark.parametrize("step", ["drop", "stall"])
 def test_a_cut_request_is_sent_again(courier, uids, step):
     with web_peer([step]) as (root, _):
-        _, rows, _ = courier(stow=root)
+        _, rows, _ = courier(stow=root, timeout_s=1)
     assert told(rows) == [("delivered", "", "HTTP 200", 2)] * 3
 
 
