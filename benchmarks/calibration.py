@@ -1,6 +1,6 @@
 """Fit what turns a model's scores into probabilities of being right, on the validation part, and check it.
 
-    python benchmarks/calibration.py BUNDLE [--data FOLDER] [--floor 0.05]
+    python benchmarks/calibration.py BUNDLE [--data FOLDER] [--floor 0.05] [--plot PNG]
 
 Each validation case is segmented with its raw scores and a low threshold, so that doubtful things count too; a thing
 is right if it matches one of its class with IoU > 0.5. Prints slope and intercept over all cases, to be moved into the
@@ -23,6 +23,7 @@ from validation import MODELS, ROOT, case_input, val_ids
 
 from medpanoptic import Segmenter
 from medpanoptic.bundle import load_bundle
+from medpanoptic.metrics import plots
 from medpanoptic.metrics.calibration import calibration, fit_calibration
 from medpanoptic.metrics.comparison import score_case
 from medpanoptic.metrics.truth import find_truth, truth_of
@@ -57,6 +58,7 @@ def main() -> None:
     parser.add_argument("bundle")
     parser.add_argument("--data", type=Path, help="the model's data folder, if it is not the usual one")
     parser.add_argument("--floor", type=float, default=0.05)
+    parser.add_argument("--plot", type=Path, help="draw the fitted scores' reliability diagram here")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -76,6 +78,8 @@ def main() -> None:
         other, other_right = joined(cases[1 - first :: 2])
         ece = calibration(apply(other, *fit), other_right).ece
         print(f"  half {1 - first} (n = {len(other)}) with the fit of the other half: {ece:.3f}")
+    if args.plot:
+        plots.save(plots.reliability(after), args.plot)
     rows = {"n": after.n, "mean score": after.score.round(3), "right": after.right.round(3)}
     print(pd.DataFrame(rows, index=[f"{a:.1f}-{b:.1f}" for a, b in zip(after.edges, after.edges[1:], strict=False)]))
 
