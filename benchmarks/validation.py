@@ -2,9 +2,9 @@
 
     python benchmarks/validation.py [--data ../shared/data] [--only nuclei] [--limit N] [-o FOLDER]
 
-Every validation case goes through ``Segmenter``, the files and ``evaluate``, as a user's would. For ``sarcoma_petct``
-also: the crop moved so that the tumour lies a quarter of the field off-centre, CT alone, no MR, and crops without a
-tumour. Nothing here reads a test part.
+Every validation case goes through ``Segmenter``, the files and the tables of ``evaluate``, as a user's would, also by
+kind of image where there are several. For ``sarcoma_petct`` also: the crop moved so that the tumour lies a quarter of
+the field off-centre, CT alone, no MR, and crops without a tumour. Nothing here reads a test part.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from medpanoptic import Segmenter, Volume, evaluate, read_study, read_volume, write_result
+from medpanoptic import Segmenter, Volume, read_study, read_volume, write_result
+from medpanoptic.metrics.pairs import find_pairs
+from medpanoptic.metrics.tables import class_table
 
 ROOT = Path(__file__).resolve().parent.parent
 ARMS = ROOT / "benchmarks" / "bundles"
@@ -44,11 +46,16 @@ MODELS = {
 CHANNELS = ("ct", "pet", "mr")
 
 
-def val_ids(data: Path) -> list[str]:
+def val_kinds(data: Path) -> dict[str, str]:
+    """{id: kind of image} of the validation part, by id; the kind is "" where the index names none."""
     index = data / "index.csv" if (data / "index.csv").is_file() else data.parent / "index.csv"
     with open(index, newline="", encoding="utf-8") as f:
-        rows = [r for r in csv.DictReader(f) if r["split"] == "val"]
-    return sorted(r["id"] for r in rows if r.get("folder", data.name) == data.name)
+        rows = [r for r in csv.DictReader(f) if r["split"] == "val" and r.get("folder", data.name) == data.name]
+    return {r["id"]: r.get("kind", "") for r in sorted(rows, key=lambda r: r["id"])}
+
+
+def val_ids(data: Path) -> list[str]:
+    return list(val_kinds(data))
 
 
 def case_input(data: Path, case: str) -> Path | Mapping[str, Path]:
@@ -63,9 +70,13 @@ def print_table(segmenter: Segmenter, data: Path, cases: list[str], output: Path
         pixels += result.ids.size
         write_result(result, output / case, formats=())
     seconds = time.perf_counter() - started
-    table = evaluate(output, data, output / "scores.csv")
     print(f"\n{len(cases)} validation cases, {pixels / seconds / 1e6:.2f} Mpx (Mvoxel) a second, files included")
-    print_scores(table)
+    scores = [pair.score() for pair in find_pairs(output, data).found]
+    print_scores(class_table(scores))
+    kinds = val_kinds(data)
+    for kind in sorted({kinds[c] for c in cases}) if len({kinds[c] for c in cases}) > 1 else ():
+        print(f"\n{kind}")
+        print_scores(class_table([s for s in scores if kinds[s.name] == kind]))
 
 
 def print_scores(table: pd.DataFrame) -> None:
