@@ -2,10 +2,10 @@
 
 from medpanoptic.review.case_files import Unsaved, check_signed, find_unsaved, signed_versions
 from medpanoptic.review.compare import LesionChange, changed_voxels, compare
-from medpanoptic.review.edit import Edit, Row
-from medpanoptic.review.follow_up import Prior, carry_over, findings, latest_result, open_prior
+from medpanoptic.review.edit import Change, Edit, Row
+from medpanoptic.review.follow_up import Prior, carry_over, findings, latest_result, open_prior, propose, register_prior
 from medpanoptic.review.regions import Region, polygon, region_of_indices, region_of_mask, stroke
-from medpanoptic.review.session import Change, ReviewSession
+from medpanoptic.review.session import ReviewSession
 from medpanoptic.review.signing import sign
 from medpanoptic.review.worklist import (
     filter_rows,
@@ -39,8 +39,10 @@ __all__ = [
     "polygon",
     "progress",
     "progress_text",
+    "propose",
     "region_of_indices",
     "region_of_mask",
+    "register_prior",
     "sign",
     "signed_versions",
     "sort_rows",

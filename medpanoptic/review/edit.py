@@ -89,6 +89,19 @@ class Edit:
         )
 
 
+@dataclass(frozen=True)
+class Change:
+    """What listeners are told after each edit, undo and redo.
+
+    action : as in ``Edit``, with "undo " or "redo " before it. box : where voxels changed, None if none did.
+    ids : segments whose voxels or rows changed, those that are gone included.
+    """
+
+    action: str
+    box: Box | None
+    ids: tuple[int, ...]
+
+
 def edit_to_json(edit: Edit) -> dict[str, Any]:
     """Return the plain form of a journal line: rows as they are, voxels packed.
 

@@ -46,10 +46,30 @@ def open_prior(
     days : between the studies; None looks into the DICOM headers of both (the dates are used, and not kept).
     Raises ReadError; ReviewError: REVIEW-TAMPERED and those of ``register``.
     """
+    return propose(session, *register_prior(case, volume, session.volume), volume, days=days)
+
+
+def register_prior(
+    case: Path | str, volume: Volume | None, current: Volume | None
+) -> tuple[PanopticResult, Registration]:
+    """Read a prior case and find how it lies over the current image: the slow half of ``open_prior``, free of the
+    session, so that another thread can do it.
+    """
     result = latest_result(case)
-    registration = Registration(np.eye(4), "frame")
-    if volume is not None and session.volume is not None and not _one_image(volume, session.volume):
-        registration = register(volume, session.volume)
+    if volume is None or current is None or _one_image(volume, current):
+        return result, Registration(np.eye(4), "frame")
+    return result, register(volume, current)
+
+
+def propose(
+    session: ReviewSession,
+    result: PanopticResult,
+    registration: Registration,
+    volume: Volume | None = None,
+    *,
+    days: float | None = None,
+) -> Prior:
+    """Propose pairs between a prior result and the lesions of the session as they are now; see ``open_prior``."""
     source = volume.source if volume is not None else None
     if days is None and source is not None and session.volume is not None:
         days = days_between(source, session.volume.source)

@@ -13,6 +13,7 @@ from scipy import ndimage
 from medpanoptic.errors import ReviewError
 from medpanoptic.geometry import voxel_spacing
 from medpanoptic.review.live_map import LiveMap
+from medpanoptic.review.probability import ProbabilityMap
 from medpanoptic.review.regions import Region, grow_box, reach, slices
 from medpanoptic.volume import Volume
 
@@ -34,7 +35,7 @@ def grow_at(
     index: Sequence[int],
     method: Method,
     volume: Volume | None,
-    probability: NDArray | None,
+    probability: NDArray | ProbabilityMap | None,
     reach_mm: float,
 ) -> Region:
     """Return the lesion at a click as a region of free voxels.

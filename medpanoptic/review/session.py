@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -16,34 +15,22 @@ from medpanoptic.errors import ReviewError
 from medpanoptic.geometry import Affine
 from medpanoptic.identity import uid_from
 from medpanoptic.measure import Measures, measure_segment
-from medpanoptic.result import Box, PanopticResult, Verdict
+from medpanoptic.result import PanopticResult, Verdict
 from medpanoptic.review import edits
 from medpanoptic.review.case_files import OpenedCase, begin_line, open_case
-from medpanoptic.review.edit import Edit, Line, Row, edit_to_json
+from medpanoptic.review.edit import Change, Edit, Line, Row, edit_to_json
 from medpanoptic.review.grow import Method, grow_at, main_channel
 from medpanoptic.review.history import History
 from medpanoptic.review.interpolate import interpolate_slices
 from medpanoptic.review.journal import Journal
 from medpanoptic.review.live_map import LiveMap
+from medpanoptic.review.probability import ProbabilityMap, StoredProbability
 from medpanoptic.review.regions import Region, slices
 from medpanoptic.review.split import plane_of_line, split_by_plane, split_by_seeds, split_pieces
 from medpanoptic.review.worklist import worklist
 from medpanoptic.volume import Volume
 
 Clock = Callable[[], datetime]
-
-
-@dataclass(frozen=True)
-class Change:
-    """What listeners are told after each edit, undo and redo.
-
-    action : as in ``Edit``, with "undo " or "redo " before it. box : where voxels changed, None if none did.
-    ids : segments whose voxels or rows changed, those that are gone included.
-    """
-
-    action: str
-    box: Box | None
-    ids: tuple[int, ...]
 
 
 def now() -> datetime:
@@ -66,7 +53,7 @@ class ReviewSession:
         *,
         reader: str = "",
         clock: Clock = now,
-        probability: Mapping[int, NDArray] | None = None,
+        probability: Mapping[int, NDArray | ProbabilityMap] | None = None,
         opened: OpenedCase | None = None,
     ) -> None:
         """Start a review of ``base``; without ``opened`` nothing is written.
@@ -76,7 +63,8 @@ class ReviewSession:
         """
         if volume is not None and volume.shape != base.ids.shape:
             raise ReviewError("REVIEW-IMAGE", f"the image is {volume.shape}, the result {base.ids.shape}: not one case")
-        self.volume, self.reader, self.probability = volume, reader.strip(), dict(probability or {})
+        self.volume, self.reader = volume, reader.strip()
+        self.probability: Mapping[int, NDArray | ProbabilityMap] = {} if probability is None else probability
         self.opened = opened
         self.model = opened.model if opened is not None else base
         source = volume.source if volume is not None and volume.source.series_uid else None
@@ -104,18 +92,20 @@ class ReviewSession:
         reader: str,
         unsaved: Literal["resume", "discard"] = "resume",
         clock: Clock = now,
-        probability: Mapping[int, NDArray] | None = None,
+        probability: Mapping[int, NDArray | ProbabilityMap] | None = None,
     ) -> ReviewSession:
         """Open the result folder ``case``: the last signed version, or the model's own result.
 
         unsaved : edits of a review that was left or killed before it was signed are done again, or set aside for good
-        (they stay in the journal). ``find_unsaved`` tells beforehand.
+        (they stay in the journal). ``find_unsaved`` tells beforehand. probability : None takes that of the model, where
+        ``segment --keep-prediction`` kept it.
         Raises ReadError; ReviewError: JOURNAL-DAMAGED, REVIEW-TAMPERED (a signed version was changed), REVIEW-BASE (the
         case was segmented anew since), REVIEW-IMAGE (not the image that the review began with), REVIEW-READER.
         """
         if not reader.strip():
             raise ReviewError("REVIEW-READER", "a review needs the reader's name; it goes into journal and report")
         opened = open_case(Path(case), volume, discard=unsaved == "discard")
+        probability = StoredProbability(Path(case)) if probability is None else probability
         session = cls(opened.base, volume, reader=reader, clock=clock, probability=probability, opened=opened)
         if opened.text.torn:
             session._append({"action": "recovered", "lost_bytes": opened.text.torn})

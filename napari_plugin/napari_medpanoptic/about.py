@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medpanoptic.measure import is_calibrated
+from medpanoptic.measure import Intensity, is_calibrated
 from medpanoptic.result import PanopticResult, Segment
 from medpanoptic.review import LesionChange
 from medpanoptic.review.regions import slices
@@ -24,16 +24,23 @@ def about(reading: Reading) -> str:
     if current is None:
         return ""
     row = session.row(current)
-    parts = [
-        f"Lesion {current}, {session.live.base.classes[row.segment.class_id].name}",
-        why_kept(row.segment, session.model),
-    ]
+    measures = session.measures(current)
+    lines = [f"Lesion {current}, {session.live.base.classes[row.segment.class_id].name}: "
+             f"{why_kept(row.segment, session.model)}"]  # fmt: skip
     if is_calibrated(session.live.base):
-        parts.append("{:.1f} x {:.1f} mm".format(*axes_mm(session, current)))
-    for found in session.measures(current).intensities:
-        parts.append(f"{found.channel} mean {found.mean:.4g}, max {found.max:.4g} {found.unit}".rstrip())
-    parts += [change_text(c) for c in reading.changes() if current in c.review_ids and c.relation != "unchanged"]
-    return "; ".join(parts)
+        long_mm, short_mm = axes_mm(session, current)
+        size = f"{measures.area_mm2:.3g} mm²" if measures.volume_mm3 is None else f"{measures.volume_mm3 / 1000:.2f} ml"
+        lines.append(f"{long_mm:.1f} x {short_mm:.1f} mm, {size}")
+    lines += [values_text(found) for found in measures.intensities]
+    lines += [change_text(c) for c in reading.changes() if current in c.review_ids and c.relation != "unchanged"]
+    return "\n".join(lines)
+
+
+def values_text(found: Intensity) -> str:
+    """Return the grey values of a lesion in words: mean, max and, of a PET, the peak."""
+    values = {"mean": found.mean, "max": found.max, "peak": found.peak}
+    text = ", ".join(f"{name} {value:.4g}" for name, value in values.items() if value is not None)
+    return f"{found.channel}: {text} {found.unit}".rstrip()
 
 
 def why_kept(segment: Segment, model: PanopticResult) -> str:

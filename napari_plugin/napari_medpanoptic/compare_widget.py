@@ -9,6 +9,7 @@ from qtpy.QtWidgets import QAbstractItemView, QLabel, QPushButton, QTableWidget,
 
 from medpanoptic.review.compare import LesionChange
 from napari_medpanoptic.about import why_dropped
+from napari_medpanoptic.candidate_layer import CandidateLayer
 from napari_medpanoptic.reading import Reading
 from napari_medpanoptic.view import box_in_viewer, show_point
 
@@ -18,7 +19,7 @@ class CompareWidget(QWidget):
 
     def __init__(self, reading: Reading) -> None:
         super().__init__()
-        self.reading = reading
+        self.reading, self.candidate = reading, CandidateLayer(reading)
         self.changes = simple_table(("relation", "model", "reader", "Dice", "volume"))
         self.changes.cellClicked.connect(self._on_change)
         self.dropped = simple_table(("class", "score", "why the fusion dropped it"))
@@ -58,6 +59,7 @@ class CompareWidget(QWidget):
             self._jump(self.reading.session.model.boxes[change.model_ids[0]])
 
     def _on_dropped(self, row: int, column: int) -> None:
+        self.candidate.show(row)
         self._jump(self.reading.session.model.dropped[row].box)
 
     def _jump(self, box: Any) -> None:
@@ -65,7 +67,12 @@ class CompareWidget(QWidget):
 
     def _take_in(self, checked: bool = False) -> None:
         if self.dropped.currentRow() >= 0:
+            self.candidate.show(None)
             self.reading.take_in(self.dropped.currentRow())
+
+    def end(self) -> None:
+        """Take the candidate out of the picture."""
+        self.candidate.show(None)
 
 
 def change_cells(change: LesionChange) -> tuple[str, ...]:

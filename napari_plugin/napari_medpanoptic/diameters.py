@@ -1,76 +1,86 @@
-"""RECIST diameters of the current lesion as two lines that can be dragged; a drag is an edit of the session."""
+"""RECIST diameters of the current lesion as two lines whose ends can be dragged. napari models only, no Qt.
+
+Nothing is selected in napari's sense, so that both lines keep their colours and the brush keeps its layer.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medpanoptic.geometry import to_world
 from medpanoptic.review.edit import Line
+from napari_medpanoptic.in_step import is_looking
 from napari_medpanoptic.reading import Reading
+from napari_medpanoptic.view import canvases
 
 COLORS = ("#ffd166", "#56b4e9")  # long, short
+GRIP_PIXELS = 12  # so near must the mouse come to take hold of an end
+_LINE_PIXELS, _END_PIXELS = 2.0, 4.0
 
 
 class Diameters:
-    """Keeps a Shapes layer of two lines in step with the current lesion."""
+    """Keeps a Shapes layer of two lines, their ends and lengths in step with the current lesion."""
 
     def __init__(self, reading: Reading) -> None:
         self.reading = reading
         self.layer: Any = None
-        self._busy = False
+        self._of: int | None = None  # the lesion that is drawn
         reading.watchers.append(self.follow)
 
     def toggle(self) -> None:
-        """Show the lines ready to be dragged, or take them away."""
-        viewer = self.reading.viewer
+        """Show the lines on the slice that they are measured on, or take them away."""
+        viewer, things = self.reading.viewer, self.reading.things
         if self.layer is not None:
             self.close_layer()
             return
-        things = self.reading.things
+        active = viewer.layers.selection.active
+        text = {"string": "{text}", "color": "white", "size": 10, "anchor": "upper_left"}
         self.layer = viewer.add_shapes(
-            ndim=things.ndim,
-            **self.reading.beside("diameters"),
-            face_color="transparent",
+            ndim=things.ndim, **self.reading.beside("diameters"), features={"text": []}, text=text, opacity=0.9
         )
-        self.layer.events.data.connect(self._on_data)
-        self.layer.mode = "direct"  # ends of lines can be dragged
+        self.layer.editable = False
+        viewer.layers.selection.active = active
+        self._of = None
         self.follow()
-        viewer.layers.selection.active = self.layer
 
     def close_layer(self) -> None:
-        """Take the lines away and go back to the lesions."""
+        """Take the lines away."""
         viewer, layer, self.layer = self.reading.viewer, self.layer, None
         if layer in viewer.layers:
             viewer.layers.remove(layer)
-        if self.reading.things in viewer.layers:
-            viewer.layers.selection.active = self.reading.things
 
     def close(self) -> None:
         """Let go of the reading."""
         self.reading.watchers.remove(self.follow)
+        for model in canvases(self.reading.viewer):
+            if self._on_press in model.mouse_drag_callbacks:
+                model.mouse_drag_callbacks.remove(self._on_press)
         if self.layer is not None:
             self.close_layer()
 
     def follow(self) -> None:
-        """Draw the lines of the current lesion as they are now."""
-        if self.layer is None or self._busy:
+        """Draw the lines of the current lesion as they are now; go to their slice when the lesion is another."""
+        if self.layer is None:
             return
         if self.layer not in self.reading.viewer.layers:
             self.layer = None  # a person deleted it
             return
-        self._busy = True
-        try:
-            self.layer.selected_data = set()
+        for model in canvases(self.reading.viewer):
+            if self._on_press not in model.mouse_drag_callbacks:
+                model.mouse_drag_callbacks.append(self._on_press)
+        current = self.reading.current
+        if current is None:
             self.layer.data = []
-            if self.reading.current is not None:
-                ends = [self.reading.grid.display_points_of_mm(line) for line in self.lines()]
-                self.layer.add_lines(ends, edge_width=0.4, edge_color=list(COLORS))
-                self.layer.selected_data = {0, 1}  # napari takes hold of the ends of selected lines only
-        finally:
-            self._busy = False
+            return
+        lines = self.lines()
+        if current != self._of:
+            self._of = current
+            self._show_slice(lines[0])
+        self._draw(lines)
 
     def lines(self) -> tuple[Line, Line]:
         """Return long and short axis in LPS mm: the reader's, else the computed ones."""
@@ -82,26 +92,99 @@ class Diameters:
             row.short_axis or _ends(short_axis.start_mm, short_axis.stop_mm),
         )
 
-    def _on_data(self, event: Any) -> None:
-        """Keep lines that were dragged."""
-        finished = str(getattr(event, "action", "")).endswith("changed")
-        if self._busy or self.reading.current is None or not finished or len(self.layer.data) != 2:
-            return
-        new = [self._line(ends) for ends in self.layer.data]
-        if not all(np.allclose(a, b, atol=1e-3) for a, b in zip(new, self.lines(), strict=True)):
-            self._busy = True  # the lines are where the hand left them
-            try:
-                kept = self.reading.attempt(
-                    lambda: self.reading.session.set_axes(self.reading.current or 0, new[0], new[1])
-                )
-            finally:
-                self._busy = False
-            if not kept:
-                self.follow()
+    def _show_slice(self, line: Line) -> None:
+        dims = self.reading.viewer.dims
+        if dims.ndim == 3 and dims.ndisplay == 2:
+            axis = dims.order[0]
+            middle = self._in_viewer(line).mean(axis=0)
+            if abs(middle[axis] - dims.point[axis]) > self.reading.grid.scale[axis] / 2:
+                dims.set_point(axis, float(middle[axis]))
 
-    def _line(self, display: Any) -> Line:
-        start, stop = to_world(self.reading.grid.native_points(display), self.reading.grid.affine).tolist()
-        return _ends(start, stop)
+    def _in_viewer(self, line: Line) -> NDArray[np.float64]:
+        grid = self.reading.grid
+        points: NDArray[np.float64] = grid.display_points_of_mm(line) * grid.scale + grid.translate
+        return points
+
+    def _draw(self, lines: tuple[Line, Line]) -> None:
+        grid, pixel = self.reading.grid, 1 / max(self.reading.viewer.scene.camera.zoom, 1e-6)
+        ends = [grid.display_points_of_mm(line) for line in lines]
+        rings = [self._ring(end, _END_PIXELS * pixel) for pair in ends for end in pair]
+        lengths = [f"{np.linalg.norm(np.subtract(*line)):.1f} mm" for line in lines]
+        self.layer.data = []
+        # a shape that is added takes the features of the moment
+        self.layer.add(
+            [*ends, *rings],
+            shape_type=["line"] * 2 + ["ellipse"] * 4,
+            edge_width=_LINE_PIXELS * pixel / float(grid.scale[-1]),
+            edge_color=[COLORS[k] for k in (0, 1, 0, 0, 1, 1)],
+            face_color=["transparent"] * 2 + [COLORS[k] for k in (0, 0, 1, 1)],
+        )
+        self.layer.features = {"text": [*lengths, "", "", "", ""]}
+
+    def _ring(self, end: NDArray[np.float64], radius_mm: float) -> NDArray[np.float64]:
+        """Return the corners (4, ndim) of a small circle around an end, on the slice of the acquisition."""
+        grid, ndim = self.reading.grid, len(self.reading.grid.shape)
+        fixed = grid.order.axes.index(0) if ndim == 3 else None
+        rows, columns = (axis for axis in range(ndim) if axis != fixed)
+        corners = np.repeat(end[None], 4, axis=0)
+        corners[:, rows] += np.array([-1, -1, 1, 1]) * radius_mm / grid.scale[rows]
+        corners[:, columns] += np.array([-1, 1, 1, -1]) * radius_mm / grid.scale[columns]
+        return corners
+
+    # ---- the hand
+
+    def _on_press(self, model: Any, event: Any) -> Iterator[None]:
+        reading = self.reading
+        free = event.button == 1 and not event.modifiers and is_looking(model)
+        if self.layer is None or reading.current is None or reading.locked or not free:
+            return
+        lines = self.lines()
+        held = self._grip(model, event.position, lines)
+        if held is None:
+            return
+        event.handled = True  # else the camera pans as well
+        yield
+        number, end = held
+        moved = False
+        while event.type == "mouse_move":
+            lines = self._moved(model, event.position, lines, number, end)
+            self._draw(lines)
+            event.handled = moved = True
+            yield
+        if moved:
+            self._keep(number, lines[number])
+
+    def _grip(self, model: Any, position: Sequence[float], lines: tuple[Line, Line]) -> tuple[int, int] | None:
+        """Return (line, end) near a place in the plane of a canvas, or None."""
+        ends = np.concatenate([self._in_viewer(line) for line in lines])
+        shown = list(model.dims.displayed)
+        away = np.linalg.norm(ends[:, shown] - np.asarray(position)[shown], axis=1) * model.scene.camera.zoom
+        if model.dims.ndim == 3:
+            axis = model.dims.order[0]
+            # what is seen on this slice
+            away[np.abs(ends[:, axis] - position[axis]) > 0.51 * self.reading.grid.scale[axis]] = np.inf
+        best = int(np.argmin(away))
+        return (best // 2, best % 2) if away[best] <= GRIP_PIXELS else None
+
+    def _moved(
+        self, model: Any, position: Sequence[float], lines: tuple[Line, Line], number: int, end: int
+    ) -> tuple[Line, Line]:
+        grid = self.reading.grid
+        ends = self._in_viewer(lines[number])
+        shown = list(model.dims.displayed)
+        ends[end, shown] = np.asarray(position)[shown]
+        native = np.array([grid.native_index(point) for point in ends])
+        start, stop = to_world(native, grid.affine).tolist()
+        changed = _ends(start, stop)
+        return (changed, lines[1]) if number == 0 else (lines[0], changed)
+
+    def _keep(self, number: int, line: Line) -> None:
+        """Make the dragged line an edit; the other stays as it was, the reader's or the computed one."""
+        session, current = self.reading.session, self.reading.current or 0
+        row = session.row(current)
+        pair = (line, row.short_axis) if number == 0 else (row.long_axis, line)
+        if not self.reading.attempt(lambda: session.set_axes(current, *pair)):
+            self.follow()
 
 
 def _ends(start: Sequence[float], stop: Sequence[float]) -> Line:

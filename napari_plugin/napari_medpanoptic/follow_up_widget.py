@@ -8,16 +8,26 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from qtpy.QtWidgets import QCheckBox, QFileDialog, QGridLayout, QLabel, QPushButton, QSpinBox, QVBoxLayout, QWidget
+from napari.qt.threading import FunctionWorker, create_worker
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QFileDialog,
+    QGridLayout,
+    QLabel,
+    QProgressBar,
+    QPushButton,
+    QSpinBox,
+    QVBoxLayout,
+    QWidget,
+)
 
 from medpanoptic.errors import MedpanopticError
-from medpanoptic.io import read_study
 from medpanoptic.match import FollowUp, Link
-from medpanoptic.review import Prior, carry_over, open_prior
+from medpanoptic.review import Prior, carry_over, propose
 from napari_medpanoptic.compare_widget import fill, simple_table
 from napari_medpanoptic.prior_marks import PriorMarks, match_again
 from napari_medpanoptic.reading import Reading
-from napari_medpanoptic.recist import baseline_of
+from napari_medpanoptic.recist import Found, read_prior
 from napari_medpanoptic.recist_box import RecistBox
 from napari_medpanoptic.view import show_point
 
@@ -43,6 +53,10 @@ class FollowUpWidget(QWidget):
         self.open_button.clicked.connect(self._ask)
         self.said = QLabel("No prior case is open")
         self.said.setWordWrap(True)
+        self.worker: FunctionWorker | None = None
+        self.bar = QProgressBar()
+        self.bar.setRange(0, 0)  # how long a registration takes is not known beforehand
+        self.bar.hide()
         self.table = simple_table(HEADINGS)
         self.table.cellClicked.connect(self._jump)
         self.prior_id, self.current_id = QSpinBox(), QSpinBox()
@@ -61,7 +75,7 @@ class FollowUpWidget(QWidget):
         for column, widget in enumerate((QLabel("prior"), self.prior_id, QLabel("now"), self.current_id)):
             grid.addWidget(widget, 2, column)
         layout = QVBoxLayout(self)
-        for part in (self.open_button, self.said, self.table, self.mark_box):
+        for part in (self.open_button, self.said, self.bar, self.table, self.mark_box):
             layout.addWidget(part)
         layout.addLayout(grid)
         layout.addWidget(self.recist)
@@ -71,15 +85,39 @@ class FollowUpWidget(QWidget):
         return None if self.prior is None else self.prior.follow_up
 
     def open(self, case: Path, image: Path | None = None) -> None:
-        """Read a prior case and show what belongs together. image : its study, to register both."""
-        try:
-            volume = read_study(image) if image is not None else None
-            self.prior = open_prior(self.reading.session, case, volume)
-            baseline = baseline_of(case, self.prior.result)
-        except MedpanopticError as error:
-            self.said.setText(str(error))
+        """Read a prior case and show what belongs together. image : its study; both are registered in a worker."""
+        if image is None:
+            self._show(case, read_prior(case, None, None))
             return
-        way = "in one frame of reference" if self.prior.registration.method == "frame" else "registered rigidly"
+        self.end()
+        self.said.setText(f"{case.name}: reading the study and registering it; you can go on reading")
+        self.bar.show()
+        self.open_button.setEnabled(False)
+        self.worker = create_worker(
+            read_prior, case, image, self.reading.session.volume, _connect={"returned": partial(self._show, case)}
+        )
+
+    def end(self) -> None:
+        """Do not wait for a prior case that is still being read."""
+        if self.worker is not None:
+            self.worker.returned.disconnect()
+            self.worker = None
+
+    def closeEvent(self, event: Any) -> None:  # noqa: N802  (Qt's name)
+        """Let go."""
+        self.end()
+        super().closeEvent(event)
+
+    def _show(self, case: Path, found: Found) -> None:
+        self.worker = None
+        self.bar.hide()
+        self.open_button.setEnabled(True)
+        if isinstance(found, MedpanopticError):
+            self.said.setText(str(found))
+            return
+        result, registration, volume, baseline = found
+        self.prior = propose(self.reading.session, result, registration, volume)
+        way = "in one frame of reference" if registration.method == "frame" else "registered rigidly"
         if volume is None:
             way = "taken to lie in one space, since the prior study is not open"
         days = self.prior.follow_up.days

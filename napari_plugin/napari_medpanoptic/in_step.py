@@ -99,12 +99,12 @@ class InStep:
 
     def _on_drag(self, model: Any, event: Any) -> Iterator[None]:
         """Take a left click without a drag as the new place of the crosshair."""
-        if event.button != 1 or event.modifiers or not _may_point(model):
+        if event.button != 1 or event.modifiers or model.dims.ndim != 3 or not is_looking(model):
             return
         start = event.pos
         yield
         while event.type == "mouse_move":
-            if max(abs(a - b) for a, b in zip(event.pos, start, strict=True)) > _CLICK_PIXELS:
+            if is_drag(event, start):
                 return
             yield
         _point_at(model, event)
@@ -136,7 +136,12 @@ def _point_at(model: Any, event: Any) -> None:
         model.dims.point = moved(model.dims.point, shown, [event.position[axis] for axis in shown])
 
 
-def _may_point(model: Any) -> bool:
+def is_looking(model: Any) -> bool:
     """Tell whether a click is free: in napari's other modes it paints, picks or selects."""
     active = model.layers.selection.active
-    return model.dims.ndim == 3 and model.dims.ndisplay == 2 and (active is None or str(active.mode) == "pan_zoom")
+    return model.dims.ndisplay == 2 and (active is None or str(active.mode) == "pan_zoom")
+
+
+def is_drag(event: Any, start: Sequence[float]) -> bool:
+    """Tell whether the mouse has moved further than a click does since it was pressed at ``start`` (canvas pixels)."""
+    return bool(max(abs(a - b) for a, b in zip(event.pos, start, strict=True)) > _CLICK_PIXELS)

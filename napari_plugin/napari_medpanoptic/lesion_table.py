@@ -41,7 +41,7 @@ class LesionTable(QAbstractTableModel):
     def set_table(self, table: pd.DataFrame) -> None:
         """Show these rows. Where only values changed, the view keeps its place."""
         ids = table.index.to_numpy()
-        columns = [name for name in COLUMNS if name in table]
+        columns = [name for name in COLUMNS if name in table and not _is_idle(name, table)]
         same = columns == self.columns and np.array_equal(ids, self.ids)
         if not same:
             self.beginResetModel()
@@ -86,6 +86,14 @@ class LesionTable(QAbstractTableModel):
         if role == Qt.ItemDataRole.ForegroundRole and name == "status" and value in COLORS:
             return QColor(COLORS[value])
         return None
+
+
+def _is_idle(name: str, table: pd.DataFrame) -> bool:
+    """Tell columns that say nothing here: what no model knows and no reader wrote, and voxels beside ml or mm²."""
+    if name == "size":
+        return any(other in table and not table[other].isna().all() for other in ("volume_mm3", "area_mm2"))
+    values = table[name]
+    return name in ("uncertainty", "note") and bool((values.isna() | (values == "")).all())
 
 
 def cell_text(column: str, value: Any) -> str:

@@ -6,7 +6,7 @@ then drawn from the session's map, so that undo, neighbours and measures cannot 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -126,12 +126,14 @@ class Reading:
         """Go to the next row (1) or the one before (-1)."""
         self.go(next_row(self.view(), self.current, by, unread))
 
-    def verdict(self, verdict: Verdict) -> None:
-        """Give the current lesion a verdict and, if ``go_on``, go to the next unread one."""
-        if self.current is None:
+    def verdict(self, verdict: Verdict, ids: Sequence[int] = ()) -> None:
+        """Give the current lesion, or two and more ``ids`` at once, a verdict; if ``go_on``, go to the next unread."""
+        chosen = list(ids) if len(ids) > 1 else [i for i in (self.current,) if i is not None]
+        if not chosen:
             return
-        following = next_row(self.view(), self.current, 1, unread=True)
-        done = self.attempt(lambda: self.session.set_verdict(self.current or 0, verdict))
+        others = self.view().drop(index=[i for i in chosen if i != self.current], errors="ignore")
+        following = next_row(others, self.current, 1, unread=True)
+        done = self.attempt(lambda: self.session.set_verdicts(chosen, verdict))
         if done and self.go_on and following != self.current:
             self.go(following)
 
@@ -161,9 +163,19 @@ class Reading:
 
     def under_crosshair(self) -> int | None:
         """Return the lesion at the crosshair, or None."""
-        at = self.grid.nearest(self.viewer.dims.point)
+        return self.lesion_at(self.viewer.dims.point)
+
+    def lesion_at(self, point: Sequence[float]) -> int | None:
+        """Return the lesion at viewer coordinates, or None; one that was rejected is not in the picture."""
+        at = self.grid.nearest(point)
         found = int(self.session.ids[at]) if at is not None else 0
-        return found if found in self.session.things else None
+        return found if self.is_shown(found) else None
+
+    def is_shown(self, segment_id: int) -> bool:
+        """Tell whether an id is that of a lesion that is in the picture."""
+        live = self.session.live
+        known = segment_id in live.rows and live.is_thing(segment_id)
+        return known and live.rows[segment_id].segment.verdict != "rejected"
 
     def undo(self) -> None:
         """Take back the last edit, whatever it was."""
@@ -307,13 +319,8 @@ class Reading:
 
     def _draw(self, box: Box) -> None:
         """Write a part of the session's map into the layer: lesions that are not rejected."""
-        rows, live = self.session.live.rows, self.session.live
-        part = live.ids[slices(box)]
-        shown = [
-            int(i)
-            for i in np.unique(part)
-            if i in rows and live.is_thing(int(i)) and rows[int(i)].segment.verdict != "rejected"
-        ]
+        part = self.session.live.ids[slices(box)]
+        shown = [i for i in np.unique(part).tolist() if self.is_shown(i)]
         things = np.where(np.isin(part, shown), part, 0)
         self.things.data[self.grid.display_slices(box)] = self.grid.order.to_display(things)
 

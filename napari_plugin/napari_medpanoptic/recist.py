@@ -12,9 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
+from medpanoptic.errors import MedpanopticError
+from medpanoptic.io import read_study
 from medpanoptic.match import (
     Finding,
     Link,
+    Registration,
     check_targets,
     overall_response,
     propose_targets,
@@ -24,9 +27,10 @@ from medpanoptic.match import (
 from medpanoptic.match.recist import NonTarget
 from medpanoptic.measure import is_calibrated
 from medpanoptic.result import PanopticResult
-from medpanoptic.review import ReviewSession, findings, signed_versions
+from medpanoptic.review import ReviewSession, findings, register_prior, signed_versions
 from medpanoptic.review.signing import WORKLIST
 from medpanoptic.review.worklist import axes_mm
+from medpanoptic.volume import Volume
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,10 @@ class Baseline:
 
     findings: tuple[Finding, ...]
     targets: frozenset[int]
+
+
+# what reading a prior case gives (its result, how it lies, its image, its RECIST findings), or why it did not
+Found = tuple[PanopticResult, Registration, Volume | None, Baseline] | MedpanopticError
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,17 @@ class Evaluation:
     overall: str = ""
     new: int = 0
     wrong: tuple[str, ...] = ()
+
+
+def read_prior(case: Path, image: Path | None, current: Volume | None) -> Found:
+    """Read a prior case and, with its study, register it to the current image."""
+    # errors are returned, not raised: napari 0.9's own handler of a worker's errors fails on its argument
+    try:
+        volume = read_study(image) if image is not None else None
+        result, registration = register_prior(case, volume, current)
+        return result, registration, volume, baseline_of(case, result)
+    except MedpanopticError as error:
+        return error
 
 
 def baseline_of(case: Path, result: PanopticResult) -> Baseline:

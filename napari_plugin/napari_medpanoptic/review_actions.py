@@ -6,28 +6,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from napari_medpanoptic.display import toggle_help
 from napari_medpanoptic.keys import REVIEW_KEYS, Key, bind
 from napari_medpanoptic.reading import Reading
-
-# what a button says
-LABELS = {
-    "previous": "Previous",
-    "next": "Next",
-    "accept": "Accept",
-    "reject": "Reject",
-    "unsure": "Unsure",
-    "undo": "Undo",
-    "redo": "Redo",
-    "delete": "Delete",
-    "merge": "Join",
-    "split": "Split",
-    "points": "Split by points",
-    "new": "New",
-    "interpolate": "Fill between",
-    "model": "Model",
-    "changed": "Changes",
-    "axes": "Diameters",
-}
 
 
 def review_actions(
@@ -35,14 +16,15 @@ def review_actions(
 ) -> dict[str, Callable[[], Any]]:
     """Return {action: function}.
 
-    chosen : the rows selected in the list. more : axes, points, changed (shown or hidden) and note (start to write).
+    chosen : the rows selected in the list; a verdict goes to all of them. more : axes, points, changed (shown or
+    hidden) and note (start to write).
     """
     return {
         "next": partial(reading.step, 1),
         "previous": partial(reading.step, -1),
-        "accept": partial(reading.verdict, "accepted"),
-        "reject": partial(reading.verdict, "rejected"),
-        "unsure": partial(reading.verdict, "unsure"),
+        "accept": lambda: reading.verdict("accepted", chosen()),
+        "reject": lambda: reading.verdict("rejected", chosen()),
+        "unsure": lambda: reading.verdict("unsure", chosen()),
         "delete": reading.delete,
         "merge": lambda: reading.merge(chosen()),
         "split": reading.split,
@@ -52,6 +34,7 @@ def review_actions(
         "class": reading.relabel,
         "target": partial(reading.turn, "is_target"),
         "node": partial(reading.turn, "is_node"),
+        "help": partial(toggle_help, reading.viewer),
         **more,
         "undo": reading.undo,
         "redo": reading.redo,

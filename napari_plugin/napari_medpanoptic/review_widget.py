@@ -8,33 +8,22 @@ from typing import Any
 
 from napari.utils.notifications import show_warning
 from napari.viewer import Viewer
-from qtpy.QtCore import QItemSelectionModel, Qt, QTimer
-from qtpy.QtWidgets import (
-    QAbstractItemView,
-    QCheckBox,
-    QFileDialog,
-    QGridLayout,
-    QLabel,
-    QLineEdit,
-    QPushButton,
-    QTableView,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtCore import Qt, QTimer
+from qtpy.QtWidgets import QCheckBox, QFileDialog, QHBoxLayout, QLabel, QLineEdit, QPushButton, QVBoxLayout, QWidget
 
-from medpanoptic.review import progress_text
+from medpanoptic.review import progress, progress_text
 from napari_medpanoptic.about import about
+from napari_medpanoptic.action_grid import EDIT_BUTTONS, VERDICT_BUTTONS, ActionGrid
 from napari_medpanoptic.changed_layer import ChangedLayer
 from napari_medpanoptic.diameters import Diameters
-from napari_medpanoptic.keys import REVIEW_KEYS
 from napari_medpanoptic.lesion_form import LesionForm
-from napari_medpanoptic.lesion_table import LesionTable
+from napari_medpanoptic.lesion_list import LesionList
+from napari_medpanoptic.pick import Pick
 from napari_medpanoptic.reading import Reading
-from napari_medpanoptic.review_actions import LABELS, bind_review_keys, review_actions, unbind_review_keys
+from napari_medpanoptic.review_actions import bind_review_keys, review_actions, unbind_review_keys
 from napari_medpanoptic.seeds import Seeds
 from napari_medpanoptic.sign_box import SignBox
-
-_BUTTON_COLUMNS = 4
+from napari_medpanoptic.tool_row import ToolRow
 
 
 class ReviewWidget(QWidget):
@@ -44,7 +33,7 @@ class ReviewWidget(QWidget):
         super().__init__()
         self.viewer = getattr(napari_viewer, "__wrapped__", napari_viewer)
         self.reading: Reading | None = None
-        self.tools: tuple[Diameters | Seeds | ChangedLayer, ...] = ()
+        self.tools: tuple[Diameters | Seeds | ChangedLayer | Pick, ...] = ()
         self.case = Path()
         self.image: Path | None = None
         self._build()
@@ -57,34 +46,32 @@ class ReviewWidget(QWidget):
         self.filter = QLineEdit()
         self.filter.setPlaceholderText("filter: class, place, status, note …")
         self.filter.textChanged.connect(self._set_filter)
-        self.model, self.table = LesionTable(), QTableView()
-        self.table.setModel(self.model)
-        self.table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
-        self.table.setFocusPolicy(Qt.FocusPolicy.ClickFocus)
-        self.table.setWordWrap(False)
-        self.table.verticalHeader().hide()
-        self.table.horizontalHeader().sectionClicked.connect(self._sort)
-        self.table.clicked.connect(self._on_row)
+        self.table = LesionList(self._go, self._sort)
+        self.model = self.table.rows
         self.info = QLabel()
         self.info.setWordWrap(True)
-        self.go_on = QCheckBox("go on to the next unread after a verdict")
+        self.info.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.go_on = QCheckBox("then the next unread")
+        self.go_on.setToolTip("After a verdict go on to the next unread lesion")
         self.go_on.setChecked(True)
         self.go_on.toggled.connect(self._set_go_on)
+        self.verdicts = ActionGrid(VERDICT_BUTTONS, len(VERDICT_BUTTONS), self._press)
+        self.edits = ActionGrid(EDIT_BUTTONS, 4, self._press)
+        self.buttons = {**self.verdicts.buttons, **self.edits.buttons}
+        self.tool_row = ToolRow()
         self.sign_box = SignBox(self._reopen)
         self.form = LesionForm(self._to_picture)
-        self.buttons = {action: QPushButton(text) for action, text in LABELS.items()}
-        grid = QGridLayout()
-        for place, action in enumerate(LABELS):
-            button = self.buttons[action]
-            key = next(k for k in REVIEW_KEYS if k.action == action)
-            button.setToolTip(f"{key.text} (key {key.shown})")
-            button.clicked.connect(partial(self._press, action))
-            grid.addWidget(button, place // _BUTTON_COLUMNS, place % _BUTTON_COLUMNS)
+        head = QHBoxLayout()
+        for widget in (self.progress, self.go_on):
+            head.addWidget(widget)
         layout = QVBoxLayout(self)
-        for widget in (self.open_button, self.progress, self.filter, self.table, self.info, self.form, self.go_on):
+        layout.setSpacing(4)
+        layout.addWidget(self.open_button)
+        layout.addLayout(head)
+        layout.addWidget(self.filter)
+        layout.addWidget(self.table, stretch=1)
+        for widget in (self.info, self.verdicts, self.tool_row, self.edits, self.form, self.sign_box):
             layout.addWidget(widget)
-        layout.addLayout(grid)
-        layout.addWidget(self.sign_box)
         self._enable()
 
     def start(self, case: Path, image: Path | None = None, **choices: Any) -> None:
@@ -101,11 +88,9 @@ class ReviewWidget(QWidget):
         reading.tell = show_warning
         reading.later = partial(QTimer.singleShot, 0)
         reading.watchers.append(self.refresh)
-        self.tools = self.diameters, self.seeds, self.changed = (
-            Diameters(reading),
-            Seeds(reading),
-            ChangedLayer(reading),
-        )
+        self.diameters, self.seeds, self.changed = Diameters(reading), Seeds(reading), ChangedLayer(reading)
+        self.tools = (self.diameters, self.seeds, self.changed, Pick(reading, self.table.add_row))
+        self.tool_row.begin(reading)
         more = {"axes": self.diameters.toggle, "points": self.seeds.toggle, "changed": self.changed.toggle}
         self.actions = review_actions(reading, self.chosen, {**more, "note": self.form.write_note})
         bind_review_keys(reading, self.actions)
@@ -113,13 +98,12 @@ class ReviewWidget(QWidget):
         self.form.begin(reading)
         self._enable()
         self.refresh()
-        for column in range(self.model.columnCount()):
-            self.table.resizeColumnToContents(column)
 
     def end(self) -> None:
         """Close the review that is shown."""
         if self.reading is not None:
             self.sign_box.end()
+            self.tool_row.end()
             unbind_review_keys(self.viewer)
             for tool in self.tools:
                 tool.close()
@@ -131,47 +115,44 @@ class ReviewWidget(QWidget):
         """Show list, progress and the current lesion as they are now."""
         if self.reading is None:
             return
-        self.model.set_table(self.reading.view())
-        self.progress.setText(f"{self.case.name}: {progress_text(self.reading.table)}")
-        row = self.model.row_of(self.reading.current)
-        if row >= 0 and row not in {i.row() for i in self.table.selectionModel().selectedRows()}:
-            flags = QItemSelectionModel.SelectionFlag.ClearAndSelect | QItemSelectionModel.SelectionFlag.Rows
-            index = self.model.index(row, 0)
-            self.table.selectionModel().setCurrentIndex(index, flags)
-            self.table.scrollTo(index)
+        self.table.show_table(self.reading.view(), self.reading.current)
+        self.progress.setText(self._progress_text())
         self.info.setText(about(self.reading))
         self.form.refresh()
         self.sign_box.refresh()
 
+    def _progress_text(self) -> str:
+        if self.reading is None:
+            return ""
+        read, total = progress(self.reading.table)
+        ready = " – ready to sign" if read == total and not self.reading.session.signed else ""
+        return f"{self.case.name}: {progress_text(self.reading.table)}{ready}"
+
     def chosen(self) -> list[int]:
         """Return the lesions selected in the list, the current one first."""
-        ids = [int(self.model.ids[i.row()]) for i in self.table.selectionModel().selectedRows()]
-        current = self.reading.current if self.reading is not None else None
-        return sorted(ids, key=lambda i: i != current)
+        return self.table.chosen(self.reading.current if self.reading is not None else None)
 
     def _enable(self) -> None:
         on = self.reading is not None
         self.open_button.setVisible(not on)  # while reading, File > Open does it, and the list has the place
-        for widget in (self.filter, self.table, self.form, *self.buttons.values(), self.sign_box):
+        for widget in (self.filter, self.table, self.form, self.verdicts, self.tool_row, self.edits, self.sign_box):
             widget.setEnabled(on)
 
-    def _press(self, action: str, checked: bool = False) -> None:
+    def _press(self, action: str) -> None:
         if self.reading is not None:
             self.actions[action]()
 
-    def _on_row(self, index: Any) -> None:
-        # several rows: chosen to be joined; the picture stays
-        if self.reading is not None and len(self.table.selectionModel().selectedRows()) == 1:
-            self.reading.go(int(self.model.ids[index.row()]))
+    def _go(self, segment_id: int) -> None:
+        if self.reading is not None:
+            self.reading.go(segment_id)
 
     def _set_filter(self, text: str) -> None:
         if self.reading is not None:
             self.reading.filter = text
             self.refresh()
 
-    def _sort(self, column: int) -> None:
+    def _sort(self, key: str) -> None:
         if self.reading is not None:
-            key = self.model.sort_key(column)
             self.reading.sort(key)
             self.refresh()
 

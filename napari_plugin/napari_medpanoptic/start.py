@@ -12,11 +12,9 @@ from medpanoptic.errors import ReviewError
 from medpanoptic.review import ReviewSession, Unsaved, find_unsaved
 from medpanoptic.review.follow_up import latest_result
 from medpanoptic.volume import Volume
-from napari_medpanoptic.compare_widget import CompareWidget
+from napari_medpanoptic.docks import add_docks, review_of
 from napari_medpanoptic.edited import volume_from_layers
-from napari_medpanoptic.follow_up_widget import FollowUpWidget
 from napari_medpanoptic.layers import KEY
-from napari_medpanoptic.planes import PlanesWidget, planes_of
 from napari_medpanoptic.reader import read, read_path, show_code
 from napari_medpanoptic.reading import Reading
 from napari_medpanoptic.review_widget import ReviewWidget
@@ -62,45 +60,11 @@ def start_review(
         name = reader.strip() or getpass.getuser()
         session = ReviewSession.open(case, volume, reader=name, unsaved=answer)
     reading = Reading(viewer, session, case.name)
-    if session.ids.ndim == 3 and planes_of(viewer) is None:
-        viewer.window.add_dock_widget(PlanesWidget(viewer), name="Planes", area="right")
+    follow_up = add_docks(viewer, widget, reading)
     widget.begin(reading, case, image or _path_of(viewer, volume))
-    follow_up = _add_companions(viewer, widget, reading)
     if prior is not None:
         follow_up.open(prior, prior_image)
     reading.step(1, unread=True)
-    return widget
-
-
-def _add_companions(viewer: Any, widget: ReviewWidget, reading: Reading) -> FollowUpWidget:
-    """Put Compare and Follow-up of this review behind its list, in place of those of the last one."""
-    for old in list(viewer.window.dock_widgets.values()):
-        if isinstance(old, CompareWidget | FollowUpWidget):
-            viewer.window.remove_dock_widget(old)
-    follow_up = FollowUpWidget(reading)
-    docks = [
-        viewer.window.add_dock_widget(CompareWidget(reading), name="Compare", area="left"),
-        viewer.window.add_dock_widget(follow_up, name="Follow-up", area="left"),
-    ]
-    own = widget.parentWidget()
-    for dock in docks:
-        viewer.window._qt_window.tabifyDockWidget(own, dock)
-    own.raise_()
-    return follow_up
-
-
-def review_of(viewer: Any) -> ReviewWidget:
-    """Return the Review dock of a viewer, opened if it is not there."""
-    for dock in viewer.window.dock_widgets.values():
-        if isinstance(dock, ReviewWidget):
-            return dock
-    widget = ReviewWidget(viewer)
-    dock = viewer.window.add_dock_widget(widget, name="Review", area="left")
-    # beside the layer list, so that brush and list are both at hand
-    window = viewer.window._qt_window
-    window.tabifyDockWidget(viewer.window._qt_viewer.dockLayerList, dock)
-    dock.show()
-    dock.raise_()
     return widget
 
 

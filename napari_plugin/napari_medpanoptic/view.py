@@ -160,6 +160,12 @@ def planes_dock(viewer: Any) -> Any:
     return planes_of(viewer)
 
 
+def canvases(viewer: Any) -> list[Any]:
+    """Return the models of all canvases: the viewer and, with the Planes dock, the other two planes."""
+    dock = planes_dock(viewer)
+    return [viewer, *(side.model for side in dock.sides)] if dock is not None else [viewer]
+
+
 def box_in_viewer(box: Box, affine: Affine, shape: tuple[int, ...]) -> tuple[Point, tuple[float, ...]]:
     """Return centre and lengths, in viewer coordinates, of a box of native voxels ((start, stop) per axis)."""
     order = display_order(affine, len(shape))

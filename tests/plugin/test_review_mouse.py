@@ -2,61 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
-
-def canvas_of(viewer):
-    return viewer.window._qt_viewer.canvas.native
-
-
-def spot(viewer, world):
-    """Return where a point in viewer coordinates is on the canvas."""
-    from qtpy.QtCore import QPoint
-
-    rows_columns = np.array([world[axis] for axis in viewer.dims.displayed])
-    centre = np.array(viewer.camera.center)[-2:]
-    canvas = canvas_of(viewer)
-    row, column = (rows_columns - centre) * viewer.camera.zoom + np.array([canvas.height(), canvas.width()]) / 2
-    return QPoint(round(column), round(row))
-
-
-def drag(qtbot, canvas, start, stop, button=None):
-    from qtpy.QtCore import QPoint, Qt
-
-    button = button or Qt.MouseButton.LeftButton
-    qtbot.mouseMove(canvas, start)
-    qtbot.mousePress(canvas, button, pos=start)
-    for part in (0.25, 0.5, 0.75, 1.0):
-        way = QPoint(round(part * (stop.x() - start.x())), round(part * (stop.y() - start.y())))
-        press_move(canvas, start + way, button)
-        qtbot.wait(10)
-    qtbot.mouseRelease(canvas, button, pos=stop)
-
-
-def press_move(canvas, at, button):
-    """Move with a button held: qtbot's own moves carry none."""
-    from qtpy.QtCore import QEvent, QPointF, Qt
-    from qtpy.QtGui import QMouseEvent
-    from qtpy.QtWidgets import QApplication
-
-    place = QPointF(at)
-    event = QMouseEvent(
-        QEvent.Type.MouseMove,
-        place,
-        QPointF(canvas.mapToGlobal(at)),
-        Qt.MouseButton.NoButton,
-        button,
-        Qt.KeyboardModifier.NoModifier,
-    )
-    QApplication.sendEvent(canvas, event)
-
-
-def world_of(layer, index):
-    return np.asarray(index) * layer.scale + layer.translate
+from tests.plugin.hands import canvas_of, drag, spot, world_of
 
 
 def test_the_end_of_a_diameter_is_dragged_and_the_window_too(real_viewer, small_review, qtbot):
@@ -69,18 +18,33 @@ def test_the_end_of_a_diameter_is_dragged_and_the_window_too(real_viewer, small_
     drag(qtbot, canvas, middle, middle + QPoint(60, 0), Qt.MouseButton.RightButton)
     assert np.ptp(image.contrast_limits) > np.ptp(before)
 
+    reading.go(reading.session.things[-1])
     qtbot.mouseClick(small_review.buttons["axes"], Qt.MouseButton.LeftButton)
     layer = small_review.diameters.layer
+    colors = layer.edge_color.copy()
     start, end = layer.data[0]
-    real_viewer.dims.set_point(range(3), tuple(world_of(layer, start)))  # the slice that holds the line
-    length = reading.table.loc[reading.current, "long_axis_mm"]
+    long_mm, short_mm = reading.table.loc[reading.current, ["long_axis_mm", "short_axis_mm"]]
+    assert np.linalg.norm((end - start) * layer.scale) == pytest.approx(long_mm, abs=0.05)
+    assert layer.text.values.tolist()[:2] == [f"{long_mm:.1f} mm", f"{short_mm:.1f} mm"]
+    assert real_viewer.dims.point[0] == pytest.approx(world_of(layer, start)[0])  # on the slice of the line
     from_spot, to_spot = (
         spot(real_viewer, world_of(layer, end)),
         spot(real_viewer, world_of(layer, end + (end - start) / 2)),
     )
+    center = real_viewer.scene.camera.center
     drag(qtbot, canvas, from_spot, to_spot)
-    assert reading.session.row(reading.current).long_axis is not None
-    assert reading.table.loc[reading.current, "long_axis_mm"] == pytest.approx(1.5 * length, rel=0.1)
+    row = reading.session.row(reading.current)
+    assert row.long_axis is not None
+    assert row.short_axis is None  # the other line is still the computed one
+    assert reading.table.loc[reading.current, "long_axis_mm"] == pytest.approx(1.5 * long_mm, rel=0.1)
+    assert real_viewer.scene.camera.center == center  # the picture did not move along
+    np.testing.assert_allclose(layer.edge_color, colors)
+    assert real_viewer.layers.selection.active is reading.things
+    qtbot.mouseClick(small_review.buttons["undo"], Qt.MouseButton.LeftButton)
+    start, end = layer.data[0]
+    assert np.linalg.norm((end - start) * layer.scale) == pytest.approx(long_mm, abs=0.05)
+    qtbot.keyClick(canvas, Qt.Key.Key_Q)
+    assert layer not in real_viewer.layers
 
 
 def test_join_split_points_and_polygon_by_mouse(real_viewer, small_review, qtbot):
@@ -165,73 +129,3 @@ def test_words_on_a_lesion_changes_shown_and_a_locked_version(real_viewer, small
     qtbot.mouseClick(small_review.sign_box.again, Qt.MouseButton.LeftButton)
     assert small_review.reading.session.version == 2
     assert small_review.reading.things.editable
-
-
-KILLED = """
-import sys, time
-from pathlib import Path
-from medpanoptic.review import ReviewSession
-session = ReviewSession.open(Path(sys.argv[1]), reader="A. Reader")
-session.reject(session.things[0])
-session.delete(session.things[1])
-print("edited", flush=True)
-time.sleep(600)
-"""
-
-
-def test_edits_of_a_killed_program_are_offered_and_taken_up(real_viewer, tmp_path, qtbot):
-    from napari_medpanoptic.start import start_review
-    from qtpy.QtCore import QTimer
-    from qtpy.QtWidgets import QApplication, QMessageBox
-
-    from medpanoptic.io import write_result
-    from medpanoptic.samples import phantom
-
-    _, truth = phantom(3, shape=(20, 24, 28))
-    write_result(truth, tmp_path / "case")
-    process = subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(tmp_path / "case")], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout.readline() == "edited\n"
-    process.kill()
-    process.wait()
-    process.stdout.close()
-    asked = []
-
-    def answer():
-        box = next((w for w in QApplication.topLevelWidgets() if isinstance(w, QMessageBox)), None)
-        if box is None:
-            QTimer.singleShot(50, answer)
-            return
-        asked.append(box.text())
-        next(b for b in box.buttons() if b.text() == "Go on").click()
-
-    QTimer.singleShot(0, answer)
-    widget = start_review(real_viewer, tmp_path / "case", reader="A. Reader")
-    assert asked[0].startswith("2 edits by A. Reader")
-    session = widget.reading.session
-    assert session.row(session.things[0]).segment.verdict == "rejected"
-    assert len(session.things) == len(truth.things) - 1
-
-
-def test_the_command_opens_a_case_beside_its_prior(real_viewer, tmp_path, monkeypatch):
-    import napari
-    from napari_medpanoptic.follow_up_widget import FollowUpWidget
-    from napari_medpanoptic.start import review_of
-
-    from medpanoptic.cli import main
-    from medpanoptic.io import write_result
-    from medpanoptic.samples import phantom
-
-    _, truth = phantom(3, shape=(20, 24, 28))
-    for name in ("now", "before"):
-        write_result(truth, tmp_path / name)
-    monkeypatch.setattr(napari, "Viewer", lambda **choices: real_viewer)
-    monkeypatch.setattr(napari, "run", lambda: None)
-    with pytest.raises(SystemExit) as stop:
-        main(["review", str(tmp_path / "now"), "--prior", str(tmp_path / "before"), "--reader", "A. Reader"])
-    assert not stop.value.code
-    assert review_of(real_viewer).reading.session.reader == "A. Reader"
-    dock = next(d for d in real_viewer.window.dock_widgets.values() if isinstance(d, FollowUpWidget))
-    assert [link.relation for link in dock.pairs().links] == ["same"] * len(truth.things)
-    assert dock.table.rowCount() == len(truth.things)

@@ -14,7 +14,8 @@ from scipy import ndimage
 from medpanoptic.classes import ClassInfo, ClassTable, Code
 from medpanoptic.io import read_result, write_result
 from medpanoptic.result import PanopticResult, Segment
-from medpanoptic.samples import PHANTOM_CLASSES, phantom, sample_path
+from medpanoptic.samples import PHANTOM_CLASSES, sample_path
+from tests.plugin.hands import canvas_of
 
 ROLES = Code("49755003", "SCT", "Morphologically Abnormal Structure"), Code("108369006", "SCT", "Neoplasm")
 CLASSES = ClassTable((ClassInfo(1, "tumour", True, (220, 60, 40), *ROLES), PHANTOM_CLASSES[2]))
@@ -59,10 +60,6 @@ def study_review(real_viewer, case, qtbot):
     dock = start_review(real_viewer, case, sample_path("sarcoma_petct"), reader="A. Reader")
     qtbot.wait(100)
     return dock
-
-
-def canvas_of(viewer):
-    return viewer.window._qt_viewer.canvas.native
 
 
 def test_a_reading_by_keyboard_from_open_to_signed_seg_and_sr(real_viewer, study_review, qtbot, capsys):
@@ -157,27 +154,6 @@ def test_rows_and_clicks_follow_each_other(real_viewer, widget, qtbot):
     assert widget.model.rowCount() == len(reading.session.things)
 
 
-def test_diameters_are_drawn_and_kept_where_they_are_dragged(real_viewer, widget, qtbot):
-    from qtpy.QtCore import Qt
-
-    reading = widget.reading
-    qtbot.keyClick(canvas_of(real_viewer), Qt.Key.Key_Q)
-    layer = widget.diameters.layer
-    assert len(layer.data) == 2
-    long_mm = reading.table.loc[reading.current, "long_axis_mm"]
-    length = np.linalg.norm((layer.data[0][1] - layer.data[0][0]) * layer.scale)
-    assert length == pytest.approx(long_mm, abs=0.05)
-    moved = np.array(layer.data[0])
-    moved[1] += (moved[1] - moved[0]) * 0.5
-    layer.data = [moved, layer.data[1]]
-    assert reading.table.loc[reading.current, "long_axis_mm"] == pytest.approx(1.5 * long_mm, abs=0.1)
-    widget.buttons["undo"].click()
-    assert reading.table.loc[reading.current, "long_axis_mm"] == pytest.approx(long_mm)
-    assert np.linalg.norm((layer.data[0][1] - layer.data[0][0]) * layer.scale) == pytest.approx(long_mm, abs=0.05)
-    widget.buttons["axes"].click()
-    assert widget.diameters.layer is None
-
-
 def test_an_unsigned_review_is_found_at_the_start(real_viewer, widget, qtbot, monkeypatch):
     from napari_medpanoptic import start
 
@@ -191,17 +167,3 @@ def test_an_unsigned_review_is_found_at_the_start(real_viewer, widget, qtbot, mo
     monkeypatch.setattr(start, "ask", lambda waiting: "discard")
     start.start_review(real_viewer, widget.case, reader="A. Reader")
     assert set(widget.reading.table["status"]) == {"unread"}
-
-
-def test_a_dropped_case_opens_ready_to_read(real_viewer, tmp_path, qtbot):
-    from napari_medpanoptic.review_widget import ReviewWidget
-
-    folder = tmp_path / "dropped"
-    write_result(phantom(3, shape=(20, 24, 28))[1], folder)
-    real_viewer.open(str(folder), plugin="medpanoptic")  # what File > Open and a drop on the window call
-    docks = real_viewer.window.dock_widgets
-    qtbot.waitUntil(lambda: any(isinstance(d, ReviewWidget) for d in docks.values()), timeout=20000)
-    review = next(d for d in real_viewer.window.dock_widgets.values() if isinstance(d, ReviewWidget))
-    qtbot.waitUntil(lambda: review.reading is not None, timeout=20000)
-    assert review.reading.current is not None
-    assert [layer.name for layer in real_viewer.layers] == ["dropped stuff", "dropped things", "dropped model"]
