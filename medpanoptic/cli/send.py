@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from medpanoptic.cli.receive import Certificate, CertificateKey
 from medpanoptic.console import say, say_error
 from medpanoptic.errors import BatchError
 
@@ -16,6 +17,10 @@ def send(
     to: Annotated[str | None, typer.Option(help="Peer for C-STORE: HOST:PORT/AE-TITLE.")] = None,
     stow: Annotated[str | None, typer.Option(help="Root of a DICOMweb service for STOW-RS.")] = None,
     ae_title: Annotated[str, typer.Option(help="Our AE title.")] = "MEDPANOPTIC",
+    tls: Annotated[bool, typer.Option("--tls", help="C-STORE over TLS.")] = False,
+    tls_ca: Annotated[Path | None, typer.Option(help="PEM: who signs the peer's certificate.")] = None,
+    tls_cert: Certificate = None,
+    tls_key: CertificateKey = None,
     attempts: Annotated[int, typer.Option(help="Tries of an object before it is given up.")] = 10,
     timeout: Annotated[float, typer.Option(help="Seconds for connecting, and for each answer.")] = 30,
     again: Annotated[bool, typer.Option("--again", help="Also try what was refused or given up.")] = False,
@@ -29,12 +34,15 @@ def send(
     """
     from medpanoptic.pacs import send as deliver
     from medpanoptic.pacs.parcels import Backoff
+    from medpanoptic.pacs.tls import Tls
 
+    files = Tls(tls_cert, tls_key, tls_ca)
     sent = deliver(
         output,
         to=to,
         stow=stow,
         ae_title=ae_title,
+        tls=files if tls or files != Tls() else None,
         backoff=Backoff(attempts=attempts),
         timeout_s=timeout,
         again=again,

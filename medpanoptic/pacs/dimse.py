@@ -12,6 +12,7 @@ from typing import Any
 from medpanoptic.errors import BatchError
 from medpanoptic.io.quiet import quiet
 from medpanoptic.pacs.parcels import AGAIN, REFUSED, SETUP, Parcel, Reply, store_reply
+from medpanoptic.pacs.tls import ClientContext
 
 _MODALITY = re.compile(r"(?P<host>\[[0-9a-fA-F:]+\]|[^:/\[\]\s]+):(?P<port>\d{1,5})/(?P<title>[^/\\]{1,16})")
 
@@ -51,9 +52,14 @@ def send_at_once(event: Any) -> None:
 
 
 def store(
-    peer: DicomPeer, parcels: Sequence[Parcel], *, ae_title: str, timeout_s: float
+    peer: DicomPeer,
+    parcels: Sequence[Parcel],
+    *,
+    ae_title: str,
+    timeout_s: float,
+    tls: ClientContext | None = None,
 ) -> Generator[tuple[Parcel, Reply]]:
-    """Yield what the peer says to each object. timeout_s : for connecting, and for each answer.
+    """Yield what the peer says to each object. timeout_s : for connecting, and for each answer. tls : None for none.
 
     Source: DICOM PS3.7 9.1.1 (C-STORE), PS3.8 9.3.4 (A-ASSOCIATE-RJ).
     """
@@ -67,10 +73,15 @@ def store(
         for pair in {(d.SOPClassUID, d.file_meta.TransferSyntaxUID) for d in datasets}:
             entity.add_requested_context(*pair)
         association = entity.associate(
-            peer.host, peer.port, ae_title=peer.title, evt_handlers=[(evt.EVT_CONN_OPEN, send_at_once)]
+            peer.host,
+            peer.port,
+            ae_title=peer.title,
+            evt_handlers=[(evt.EVT_CONN_OPEN, send_at_once)],
+            tls_args=None if tls is None else (tls, peer.host),
         )
         if not association.is_established:
-            reply = _no_association(association)
+            failure = "" if tls is None else tls.failure
+            reply = Reply(SETUP, "PEER-TLS", failure) if failure else _no_association(association)
             yield from ((parcel, reply) for parcel in parcels)
             return
         try:

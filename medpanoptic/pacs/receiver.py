@@ -21,6 +21,7 @@ from medpanoptic.errors import BatchError
 from medpanoptic.io.quiet import quiet
 from medpanoptic.pacs.dimse import check_titles, send_at_once
 from medpanoptic.pacs.inbox import ASIDE, Arrival, Inbox, InboxLimits, only_receiver
+from medpanoptic.pacs.tls import Tls, server_context
 
 SUCCESS, COERCED, PROCESSING_FAILURE, CANNOT_UNDERSTAND = 0x0000, 0xB000, 0x0110, 0xC000
 # code of ours -> status of the response. Source: DICOM PS3.4 B.2.3, PS3.7 C
@@ -32,6 +33,7 @@ STATUSES = {
     "RECEIVE-OS": PROCESSING_FAILURE,
 }
 _TICK_S = 0.2
+_HANDSHAKE_S = 10.0
 _HEADERS_BYTES = 2**20  # of commands and fragments beside an object
 _REJECT_NOBODY = (0x01, 0x01, 0x03)  # permanent, by the user, calling AE title not recognised: PS3.8 9.3.4
 
@@ -51,15 +53,19 @@ class Received:
 class Receiver:
     """A server while entered. allow : calling AE titles; with none, every association is rejected.
 
-    port : 0 takes a free one; ``port`` then tells which. Raises BatchError: RECEIVE-PORT, AE-TITLE.
+    port : 0 takes a free one; ``port`` then tells which. tls : None for plain DICOM.
+    Raises BatchError: RECEIVE-PORT, AE-TITLE, TLS-FILES.
     """
 
-    def __init__(self, inbox: Inbox, *, host: str, port: int, ae_title: str, allow: Sequence[str]) -> None:
+    def __init__(
+        self, inbox: Inbox, *, host: str, port: int, ae_title: str, allow: Sequence[str], tls: Tls | None = None
+    ) -> None:
         from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, evt
         from pynetdicom.sop_class import Verification
 
         self._inbox, self._host, self.port, self._allow = inbox, host, port, frozenset(check_titles(allow))
         self.counts = dict.fromkeys(("new", "duplicate", "aside", "refused"), 0)
+        self._tls = None if tls is None else server_context(tls)
         self._entity = AE(*check_titles([ae_title]))
         self._entity.require_called_aet = True
         self._entity.maximum_pdu_size = 2**17
@@ -67,7 +73,7 @@ class Receiver:
             self._entity.add_supported_context(context.abstract_syntax, ALL_TRANSFER_SYNTAXES)
         self._entity.add_supported_context(Verification)
         self._handlers = [
-            (evt.EVT_CONN_OPEN, send_at_once),
+            (evt.EVT_CONN_OPEN, self._open),
             (evt.EVT_REQUESTED, self._admit),
             (evt.EVT_PDU_RECV, self._weigh),
             (evt.EVT_C_STORE, self._store),
@@ -76,7 +82,9 @@ class Receiver:
 
     def __enter__(self) -> Receiver:
         try:
-            self._server = self._entity.start_server((self._host, self.port), block=False, evt_handlers=self._handlers)
+            self._server = self._entity.start_server(
+                (self._host, self.port), block=False, ssl_context=self._tls, evt_handlers=self._handlers
+            )
         except OSError as error:
             where = f"{self._host}:{self.port}"
             raise BatchError("RECEIVE-PORT", f"cannot listen on {where}: {error.strerror}; choose another") from error
@@ -94,6 +102,19 @@ class Receiver:
             time.sleep(_TICK_S / 4)
 
     # ---- what pynetdicom calls, in threads of its own
+
+    def _open(self, event: Any) -> None:
+        send_at_once(event)
+        if self._tls is None:
+            return
+        connection = event.assoc.dul.socket.socket
+        connection.settimeout(_HANDSHAKE_S)
+        try:
+            connection.do_handshake()
+            connection.settimeout(None)
+        except OSError:  # of which SSLError is one; what a stranger sent is not logged
+            log_event("TLS failed", logging.WARNING, address=event.assoc.requestor.address)
+            connection.close()
 
     def _admit(self, event: Any) -> None:
         title = event.assoc.requestor.primitive.calling_ae_title
@@ -149,6 +170,7 @@ def receive(
     host: str = "127.0.0.1",
     ae_title: str = "MEDPANOPTIC",
     allow: Sequence[str] = (),
+    tls: Tls | None = None,
     quiet_s: float = 60.0,
     expect: int | None = None,
     limits: InboxLimits | None = None,
@@ -160,11 +182,11 @@ def receive(
 ) -> Received:
     """Take DICOM objects by C-STORE into ``folder``/HANDLE/ until SIGTERM or SIGINT; C-ECHO is answered too.
 
-    host : loopback unless asked. allow : calling AE titles that may send; with none, all are rejected.
-    quiet_s, expect : when a study is complete, see ``Inbox``. key_file : secret of the handles, default made as
-    ``folder``/receive.key. log : JSON lines, default ``folder``/receive.log. grace_s : how long senders may go on
-    after the signal. listening : called with the port once it is open.
-    Raises BatchError: RECEIVE-PORT, RECEIVE-RUNNING, AE-TITLE, BATCH-KEY, OUTPUT-DISK.
+    host : loopback unless asked. allow : calling AE titles that may send; with none, all are rejected. tls : take
+    DICOM over TLS only. quiet_s, expect : when a study is complete, see ``Inbox``. key_file : secret of the handles,
+    default made as ``folder``/receive.key. log : JSON lines, default ``folder``/receive.log. grace_s : how long senders
+    may go on after the signal. listening : called with the port once it is open.
+    Raises BatchError: RECEIVE-PORT, RECEIVE-RUNNING, AE-TITLE, TLS-FILES, BATCH-KEY, OUTPUT-DISK.
     """
     folder = Path(folder).absolute()
     with ExitStack() as stack:
@@ -174,8 +196,9 @@ def receive(
         stop = stack.enter_context(StopSignal(grace_s))
         key = load_key(Path(key_file) if key_file is not None else folder / "receive.key")
         inbox = Inbox(folder, key, quiet_s=quiet_s, expect=expect, limits=limits)
-        server = stack.enter_context(Receiver(inbox, host=host, port=port, ae_title=ae_title, allow=allow))
-        log_event("listening", host=host, port=server.port, allowed=len(allow), held=len(inbox.held))
+        server = stack.enter_context(Receiver(inbox, host=host, port=port, ae_title=ae_title, allow=allow, tls=tls))
+        said = {"port": server.port, "tls": tls is not None, "allowed": len(allow), "held": len(inbox.held)}
+        log_event("listening", host=host, **said)
         if listening is not None:
             listening(server.port)
         while not stop.wanted:

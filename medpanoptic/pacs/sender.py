@@ -33,6 +33,7 @@ from medpanoptic.pacs.parcels import (
     Reply,
     content_if_unchanged,
 )
+from medpanoptic.pacs.tls import Tls, client_context
 
 _GROUP, _GROUP_BYTES = 50, 2**26
 _TICK_S = 0.2
@@ -149,6 +150,7 @@ def send(
     to: str | None = None,
     stow: str | None = None,
     ae_title: str = "MEDPANOPTIC",
+    tls: Tls | None = None,
     backoff: Backoff | None = None,
     timeout_s: float = 30.0,
     again: bool = False,
@@ -158,13 +160,14 @@ def send(
 ) -> Sent:
     """Deliver every DICOM file of the results of a batch to one peer, and wait for those that are tried again.
 
-    to : HOST:PORT/AE-TITLE (C-STORE); stow : root of a DICOMweb service (STOW-RS); one of them. What was delivered
-    before is not sent again. again : also try what was refused or given up. timeout_s : for connecting, and for each
-    answer. log : JSON lines, default ``output``/send.log. SIGTERM and SIGINT end it after the object under way.
-    Raises BatchError: PEER-ADDRESS, PEER-PLAIN, AE-TITLE, SEND-RUNNING, OUTBOX-*, OUTPUT-DISK, NO-RESULTS.
+    to : HOST:PORT/AE-TITLE (C-STORE), with ``tls`` over TLS; stow : root of a DICOMweb service (STOW-RS); one of them.
+    What was delivered before is not sent again. again : also try what was refused or given up. timeout_s : for
+    connecting, and for each answer. log : JSON lines, default ``output``/send.log. SIGTERM and SIGINT end it after the
+    object under way.
+    Raises BatchError: PEER-ADDRESS, PEER-PLAIN, TLS-FILES, AE-TITLE, SEND-RUNNING, OUTBOX-*, OUTPUT-DISK, NO-RESULTS.
     """
     folders = Folders(Path(output).absolute(), None if ledger_folder is None else Path(ledger_folder).absolute())
-    peer, deliver = choose_peer(to, stow, ae_title, timeout_s)
+    peer, deliver = choose_peer(to, stow, ae_title, timeout_s, tls)
     if not folders.results.is_dir():
         raise BatchError("NO-RESULTS", f"{output} holds no results of a batch")
     with ExitStack() as stack:
@@ -186,8 +189,10 @@ def send(
     return sent
 
 
-def choose_peer(to: str | None, stow: str | None, ae_title: str, timeout_s: float) -> tuple[str, Deliver]:
-    """Return (name in the outbox, how to deliver). Raises BatchError (PEER-ADDRESS, PEER-PLAIN, AE-TITLE)."""
+def choose_peer(
+    to: str | None, stow: str | None, ae_title: str, timeout_s: float, tls: Tls | None = None
+) -> tuple[str, Deliver]:
+    """Return (name in the outbox, how to deliver). Raises BatchError: PEER-ADDRESS, PEER-PLAIN, TLS-FILES, AE-TITLE."""
     from medpanoptic.pacs import dimse, web
     from medpanoptic.pacs import stow as stow_rs
 
@@ -195,7 +200,10 @@ def choose_peer(to: str | None, stow: str | None, ae_title: str, timeout_s: floa
         raise BatchError("PEER-ADDRESS", "name one peer: HOST:PORT/AE-TITLE or the root of a DICOMweb service")
     if to is not None:
         peer, (title,) = dimse.parse_peer(to), dimse.check_titles([ae_title])
-        return str(peer), lambda parcels: dimse.store(peer, parcels, ae_title=title, timeout_s=timeout_s)
+        context = None if tls is None else client_context(tls)
+        return str(peer), lambda parcels: dimse.store(peer, parcels, ae_title=title, timeout_s=timeout_s, tls=context)
+    if tls is not None:
+        raise BatchError("PEER-ADDRESS", "TLS files are for C-STORE; a DICOMweb service over TLS is an https address")
     url = web.check_url(stow or "")
     session = web.open_session(url)
     return url, lambda parcels: stow_rs.store(session, url, parcels, timeout_s=timeout_s)

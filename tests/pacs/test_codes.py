@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_every_code_is_explained():
     texts = [path.read_text(encoding="utf-8") for path in (ROOT / "medpanoptic" / "pacs").glob("*.py")]
     codes = {
-        code for text in texts for code in re.findall(r'"((?:RECEIVE|PEER|SEND|OUTBOX|FETCH|AE|NO)-[A-Z-]+)"', text)
+        code for text in texts for code in re.findall(r'"((?:RECEIVE|PEER|SEND|OUTBOX|FETCH|AE|NO|TLS)-[A-Z-]+)"', text)
     }
     page = (ROOT / "docs" / "pacs.md").read_text(encoding="utf-8")
     assert sorted(code for code in codes if code not in page) == []
