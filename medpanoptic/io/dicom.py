@@ -132,7 +132,7 @@ def _plan(series: DicomSeries, need_suv: bool = False) -> _Plan:
     planes = [Plane(i.name, f.position, f.orientation, f.spacing, f.thickness) for i, f in frames]
     stack = sort_planes(planes, series.label)
     stack, notes = _drop_duplicates(stack, frames, series.label)
-    _check_interleaved([frames[i][0].acquisition for i in stack.order], series.label)
+    _check_interleaved([_acquisition(*frames[i]) for i in stack.order], series.label)
     affine, more = stack_affine(stack, frames[stack.order[0]][1].thickness, series.label)
     factor, unit, said = _pet_scale(series, need_suv) if series.modality == "PT" else (1.0, _unit(series), ())
     return _Plan([frames[i] for i in stack.order], affine, factor, unit, (*notes, *more, *said))
@@ -166,6 +166,10 @@ def _drop_duplicates(stack: Stack, frames: list[tuple[Instance, Frame]], label: 
             )
         twins.add(other)
     return stack.without(twins), [f"removed {len(twins)} duplicate slice(s)"] if twins else []
+
+
+def _acquisition(instance: Instance, frame: Frame) -> str:
+    return instance.acquisition + frame.acquisition
 
 
 def _check_interleaved(acquisitions: list[str], label: str) -> None:

@@ -18,6 +18,7 @@ from medpanoptic.geometry import Affine
 # Noise that scanners and anonymisers leave in direction cosines; 1e-3 rad moves a pixel 250 mm off centre by 0.25 mm.
 ORIENTATION_TOLERANCE = 1e-3
 SAME_POSITION_MM = 0.01
+_GAP_RATIO = 1.5
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,8 @@ def stack_affine(stack: Stack, thickness: float | None, series: str) -> tuple[Af
         _check_even(stack, series)
         step = (stack.positions[-1] - stack.positions[0]) / (len(stack.order) - 1)
         notes = _check_tilt(step, normal, series)
+        if thickness is not None and 0 < _GAP_RATIO * thickness < float(step @ normal):
+            notes.append("slices lie much further apart than SliceThickness says: nothing is known of what is between")
     affine[:3, 0] = step
     # row index runs down the column, by the first PixelSpacing value along the second direction
     affine[:3, 1] = column_axis * stack.spacing[0]
@@ -127,9 +130,11 @@ def _unit_axes(orientation: NDArray[np.float64]) -> NDArray[np.float64]:
 def _check_even(stack: Stack, series: str) -> None:
     steps = np.diff(stack.positions, axis=0)
     gaps = steps @ stack.axes[2]
-    typical = float(np.median(gaps))
+    # rounding may make every other gap a little wide: the mean tells whether they are even, the median what is odd
+    mean, typical = float(gaps.mean()), float(np.median(gaps))
     tolerance = max(0.01 * typical, 0.02)
-    odd = np.flatnonzero(np.abs(gaps - typical) > tolerance)
+    uneven = bool(np.any(np.abs(gaps - mean) > tolerance))
+    odd = np.flatnonzero((np.abs(gaps - typical) > tolerance) & uneven)
     if len(odd):
         multiples = gaps[odd] / max(typical, SAME_POSITION_MM)
         whole = bool(np.all(multiples > 1.5) and np.all(np.abs(multiples - np.round(multiples)) < 0.05))

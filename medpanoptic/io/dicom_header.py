@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 from pydicom.uid import UID
 
 from medpanoptic.errors import ReadError
@@ -36,7 +37,7 @@ _TAGS = [
     "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored",
     "HighBit", "AcquisitionNumber", "KVP", "ConvolutionKernel", "EchoTime", "TemporalPositionIdentifier",
     "DiffusionBValue", "PixelRepresentation", "RescaleSlope", "RescaleIntercept", "RescaleType",
-    "PixelPaddingValue", "PixelPaddingRangeLimit",
+    "PixelPaddingValue", "PixelPaddingRangeLimit", "ModalityLUTSequence", "PatientName",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
     "Units", "SUVType", "PatientWeight", "DecayCorrection", "CorrectedImage", "SeriesDate", "SeriesTime",
     "AcquisitionDate", "AcquisitionTime", "AcquisitionDateTime", "RadiopharmaceuticalInformationSequence",
@@ -49,12 +50,24 @@ _PHASES = {
     "MR": ("EchoTime", "TemporalPositionIdentifier", "DiffusionBValue"),
     "PT": ("TemporalPositionIdentifier",),
 }
+# ... and between frames of one place. Source: DICOM PS3.3 C.7.6.16.2.2, C.8.13.5, C.8.15.3
+_FRAME_PHASES = (
+    ("FrameContentSequence", "TemporalPositionIndex"),
+    ("MREchoSequence", "EffectiveEchoTime"),
+    ("MRDiffusionSequence", "DiffusionBValue"),
+    ("MRImageFrameTypeSequence", "FrameType"),
+    ("CTImageFrameTypeSequence", "FrameType"),
+    ("PETFrameTypeSequence", "FrameType"),
+)
+# values of ImageType that say "a view through the whole stack". Source: DICOM PS3.3 C.8.16.1.4, and what scanners write
+_PROJECTIONS = {"MIP", "MINIP", "MAX_IP", "MIN_IP", "PROJECTION IMAGE", "MAXIMUM", "MINIMUM"}
 
 
 @dataclass(frozen=True)
 class Frame:
     """Geometry and rescale of one slice; None where the file lacks or garbles the attribute.
 
+    acquisition : digest of what tells the frames of one place apart, "" for single frames (the instance has it).
     position : LPS mm of the first pixel's centre; orientation : row then column cosines; spacing : (row, column) mm.
     """
 
@@ -65,14 +78,17 @@ class Frame:
     thickness: float | None
     slope: float | None
     intercept: float | None
+    acquisition: str = ""
 
 
 @dataclass(frozen=True)
 class Instance:
     """What one image file says in its header.
 
-    name : its path inside the folder that was given. patient, acquisition : digests of PatientID, and of what tells
-    phases, echoes and kernels apart, to compare without holding values.
+    name : its path inside the folder that was given. patient, acquisition : digests of PatientID (or PatientName where
+    there is none), and of what tells phases, echoes and kernels apart, to compare without holding values.
+    rescale_types : all that is said of what values mean, "" left out. has_lookup : values go through a table, not a
+    rescale. is_projection : a view through a whole stack (MIP).
     """
 
     path: Path
@@ -93,7 +109,9 @@ class Instance:
     photometric: str
     syntax: UID
     file_bytes: int
-    rescale_type: str
+    rescale_types: frozenset[str]
+    has_lookup: bool
+    is_projection: bool
     padding: tuple[int, int] | None
     frame_count: int
     frames: tuple[Frame, ...]
@@ -150,7 +168,7 @@ def _classify(dataset: Dataset, path: Path, name: str) -> Instance | SkippedFile
     if "LOCALIZER" in [str(v).strip().upper() for v in _values(dataset, "ImageType")]:
         return SkippedFile(name, f"{modality} localizer (scout)")
     photometric = _text(dataset, "PhotometricInterpretation")
-    if photometric and not photometric.startswith("MONOCHROME"):
+    if (photometric and not photometric.startswith("MONOCHROME")) or int(dataset.get("SamplesPerPixel") or 1) > 1:
         return SkippedFile(name, f"{modality} image in colour (a screen capture)")
     if "Rows" not in dataset or "Columns" not in dataset:
         series_uid = _text(dataset, "SeriesInstanceUID")
@@ -170,6 +188,7 @@ def _instance(dataset: Dataset, path: Path, name: str, modality: str) -> Instanc
     bits = int(dataset.get("BitsAllocated") or 16)
     bits_stored = int(dataset.get("BitsStored") or bits)
     high_bit = dataset.get("HighBit")
+    kind = [str(v).strip().upper() for v in _values(dataset, "ImageType")]
     return Instance(
         path=path,
         name=name,
@@ -177,8 +196,8 @@ def _instance(dataset: Dataset, path: Path, name: str, modality: str) -> Instanc
         sop_uid=_text(dataset, "SOPInstanceUID"),
         series_uid=_text(dataset, "SeriesInstanceUID") or f"no UID, folder {Path(name).parent.as_posix()}",
         study_uid=_text(dataset, "StudyInstanceUID"),
-        patient=series_handle(_text(dataset, "PatientID")),
-        acquisition=series_handle(repr([_text(dataset, keyword) for keyword in _PHASES[modality]])),
+        patient=series_handle(_text(dataset, "PatientID") or _text(dataset, "PatientName")),
+        acquisition=series_handle(repr([kind[2:], *(_text(dataset, keyword) for keyword in _PHASES[modality])])),
         frame_uid=_text(dataset, "FrameOfReferenceUID"),
         rows=int(dataset.Rows),
         columns=int(dataset.Columns),
@@ -189,7 +208,9 @@ def _instance(dataset: Dataset, path: Path, name: str, modality: str) -> Instanc
         photometric=_text(dataset, "PhotometricInterpretation"),
         syntax=dataset.file_meta.TransferSyntaxUID,
         file_bytes=path.stat().st_size,
-        rescale_type=_rescale_type(dataset),
+        rescale_types=_rescale_types(dataset),
+        has_lookup=bool(dataset.get("ModalityLUTSequence")),
+        is_projection=not _PROJECTIONS.isdisjoint(kind[2:]),
         padding=_padding(dataset),
         frame_count=int(dataset.get("NumberOfFrames") or 1),
         frames=_frames(dataset),
@@ -241,17 +262,26 @@ def _frame(index: int, places: list[Dataset], whole: Dataset | None = None) -> F
         number("SliceThickness"),
         number("RescaleSlope"),
         number("RescaleIntercept"),
+        "" if whole is None else _frame_acquisition(places),
     )
 
 
-def _rescale_type(dataset: Dataset) -> str:
-    """Return what rescaled values mean, "" if not said. Source: DICOM PS3.3 C.11.1.1.2, C.7.6.16.2.9"""
+def _frame_acquisition(groups: list[Dataset]) -> str:
+    found = [
+        [_text(item, keyword) for group in groups for item in group.get(sequence) or []]
+        for sequence, keyword in _FRAME_PHASES
+    ]
+    return series_handle(repr(found))
+
+
+def _rescale_types(dataset: Dataset) -> frozenset[str]:
+    """Return what rescaled values mean, in any frame. Source: DICOM PS3.3 C.11.1.1.2, C.7.6.16.2.9"""
     groups = [
         *(dataset.get("SharedFunctionalGroupsSequence") or []),
         *(dataset.get("PerFrameFunctionalGroupsSequence") or []),
     ]
     items = [item for group in groups for item in group.get("PixelValueTransformationSequence") or []]
-    return next((word for place in [dataset, *items] if (word := _text(place, "RescaleType").upper())), "")
+    return frozenset(_text(place, "RescaleType").upper() for place in [dataset, *items]) - {""}
 
 
 def _padding(dataset: Dataset) -> tuple[int, int] | None:
@@ -280,10 +310,10 @@ def _values(dataset: Dataset, keyword: str) -> list[Any]:
 
 
 def _numbers(dataset: Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
-    value = dataset.get(keyword)
-    items = [value] if count == 1 else list(value) if value is not None and not isinstance(value, str) else []
     try:
+        value = dataset.get(keyword)
+        items = [] if isinstance(value, bytes) else value if isinstance(value, (list, MultiValue)) else [value]
         numbers = tuple(float(item) for item in items)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, ArithmeticError):
         return None
     return numbers if len(numbers) == count else None

@@ -71,8 +71,11 @@ def suv_factor(tags: Sequence[PetTags], name: str) -> float:
     Raises ReadError: SUV-UNIT (neither BQML nor GML by body weight), SUV-MISSING (an attribute is absent or not
     usable), SUV-TIME (the scan starts before the injection or more than a day after it).
     """
-    if any((t.units, t.suv_type, t.weight_kg, t.dose_bq, t.decay_correction) != _identity(tags[0]) for t in tags):
-        raise ReadError("SUV-UNIT", f"{name}: Units, dose or weight differ between the slices of one PET series")
+    if any(_identity(t) != _identity(tags[0]) for t in tags):
+        raise ReadError(
+            "SUV-UNIT",
+            f"{name}: Units, dose, injection, weight or corrections differ between the slices of one PET series",
+        )
     first = tags[0]
     if first.units == "GML":
         if first.suv_type not in {"", "BW"}:
@@ -88,7 +91,10 @@ def suv_factor(tags: Sequence[PetTags], name: str) -> float:
 
 
 def _identity(tags: PetTags) -> tuple[Any, ...]:
-    return tags.units, tags.suv_type, tags.weight_kg, tags.dose_bq, tags.decay_correction
+    """Return what all slices of a scan have in common."""
+    drug = tags.dose_bq, tags.half_life_s, tags.injected_at, tags.injected_clock
+    corrected = {"ATTN", "DECY"} <= set(tags.corrections)
+    return tags.units, tags.suv_type, tags.weight_kg, tags.decay_correction, corrected, drug
 
 
 def _require(tags: PetTags, name: str) -> None:

@@ -86,7 +86,8 @@ def used_bits(stored: NDArray, instance: Instance) -> NDArray:
     # a sign may be extended into the bits above or not: both are written
     above = stored.view(f"u{stored.dtype.itemsize}") >> instance.bits_stored
     above = np.where(values != stored, above, 0)
-    if above.any() and (instance.high_bit != instance.bits_stored - 1 or _depends(values, above)):
+    shifted = instance.high_bit != instance.bits_stored - 1
+    if above.any() and (shifted or _depends(values, above) or _wraps(values, stored)):
         raise ReadError(
             "PIXELS-BITS",
             f"{instance.name}: pixel values need more bits than BitsStored and HighBit say; correct the header",
@@ -101,3 +102,10 @@ def _depends(values: NDArray, above: NDArray) -> bool:
     if changed.all() or not changed.any():
         return False
     return bool(np.median(steps[changed]) > 2 * np.median(steps[~changed]) + 1)
+
+
+def _wraps(values: NDArray, stored: NDArray) -> bool:
+    """Tell whether values jump where the bits above make them smooth: signed values wrap at half their range."""
+    cut, whole = (np.diff(a.astype(np.float64), axis=-1) for a in (values, stored))
+    differ = cut != whole
+    return bool(differ.any() and np.median(np.abs(cut[differ])) > 2 * np.median(np.abs(whole[differ])) + 1)

@@ -16,7 +16,7 @@ from medpanoptic.io.dicom_header import Frame, Instance, SkippedFile, read_heade
 from medpanoptic.io.limits import check_size
 
 # "US" (unspecified) and nothing mean HU in CT. Source: DICOM PS3.3 C.8.2.1
-_HOUNSFIELD = {"", "HU", "HU_MOD", "US", "UNSPECIFIED"}
+_HOUNSFIELD = {"HU", "HU_MOD", "US", "UNSPECIFIED"}
 
 
 @dataclass(frozen=True)
@@ -86,11 +86,22 @@ def scan_folder(path: Path) -> Scan:
             skipped.append(header)
         else:
             found[header.series_uid].append(header)
+    for instances in found.values():
+        skipped += _take_projections(instances)
     series = tuple(
         DicomSeries(uid, tuple(instances), tuple(s for s in skipped if s.damaged and s.series_uid in ("", uid)))
         for uid, instances in found.items()
     )
     return Scan(path.name, series, tuple(skipped))
+
+
+def _take_projections(instances: list[Instance]) -> list[SkippedFile]:
+    """Take the few views through the stack (MIP) out of a series of slices; a series of many stays as it is."""
+    views = [i for i in instances if i.is_projection]
+    if not 0 < 4 * len(views) < len(instances):
+        return []
+    instances[:] = [i for i in instances if not i.is_projection]
+    return [SkippedFile(i.name, f"{i.modality} projection (MIP) among slices") for i in views]
 
 
 def select_series(scan: Scan, wanted: str | None, candidates: Sequence[DicomSeries] | None = None) -> DicomSeries:
@@ -127,8 +138,9 @@ def list_series(series: Sequence[DicomSeries]) -> str:
 def check_headers(series: DicomSeries) -> None:
     """Check by headers alone that the files can make one volume.
 
-    Raises ReadError: READ-TOO-LARGE, DICOM-DAMAGED, NOT-GRAY, TRANSFER-SYNTAX, PIXELS-TRUNCATED, NO-RESCALE,
-    RESCALE-SLOPE, CT-UNIT. GeometryError: MIX-STUDY, MIX-FRAME, MIX-MODALITY, MIX-SIZE, GEO-POSITION.
+    Raises ReadError: READ-TOO-LARGE, DICOM-DAMAGED, NOT-GRAY, TRANSFER-SYNTAX, PIXELS-TRUNCATED, PIXELS-BITS,
+    NO-RESCALE, RESCALE-SLOPE, RESCALE-LUT, CT-UNIT. GeometryError: MIX-STUDY, MIX-FRAME, MIX-MODALITY, MIX-SIZE,
+    GEO-POSITION.
     """
     label, instances = series.label, series.instances
     count = sum(i.frame_count for i in instances)
@@ -168,7 +180,16 @@ def _check_instance(instance: Instance, label: str) -> None:
     stored = instance.rows * instance.columns * instance.frame_count * instance.bits_allocated // 8
     if not (syntax.is_compressed or syntax.is_deflated) and instance.file_bytes < stored:
         raise ReadError("PIXELS-TRUNCATED", f"{where}: pixel data is missing or truncated; copy the file again")
-    if instance.modality == "CT" and instance.rescale_type not in _HOUNSFIELD:
+    if instance.bits_allocated not in (8, 16, 32) or not 0 < instance.bits_stored <= instance.bits_allocated:
+        raise ReadError(
+            "PIXELS-BITS",
+            f"{where}: BitsAllocated must be 8, 16 or 32, and BitsStored at most that; correct the header",
+        )
+    if instance.has_lookup:
+        raise ReadError(
+            "RESCALE-LUT", f"{where}: values go through a table (ModalityLUTSequence), not a rescale; convert it first"
+        )
+    if instance.modality == "CT" and not instance.rescale_types <= _HOUNSFIELD:
         raise ReadError("CT-UNIT", f"{where}: RescaleType says that values are not Hounsfield units (a material map?)")
     for frame in instance.frames:
         _check_rescale(instance, frame, where)
@@ -194,3 +215,6 @@ def _check_rescale(instance: Instance, frame: Frame, where: str) -> None:
     numbers = [n for n in (frame.slope, frame.intercept) if n is not None]
     if frame.slope == 0 or any(abs(n) == float("inf") or n != n for n in numbers):
         raise ReadError("RESCALE-SLOPE", f"{where}: RescaleSlope is zero or not a number")
+    # it would turn air into the densest tissue
+    if instance.modality in {"CT", "PT"} and frame.slope is not None and frame.slope < 0:
+        raise ReadError("RESCALE-SLOPE", f"{where}: RescaleSlope is negative")

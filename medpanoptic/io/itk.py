@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import zlib
 from math import prod
 from pathlib import Path
@@ -12,20 +11,20 @@ import SimpleITK as sitk  # noqa: N813
 
 from medpanoptic.errors import ReadError
 from medpanoptic.geometry import Affine, reverse_axes
+from medpanoptic.io.itk_header import ItkHeader, read_itk_header
 from medpanoptic.io.limits import check_size
 from medpanoptic.volume import Channel, Source, Volume
 
-_HEADER_BYTES = 65536
-_META_KEYS = ("NDims", "DimSize", "ElementType")
+_UNCALIBRATED = "no pixel size in the file: 1 mm per pixel stands in, sizes are in pixels"
 
 
 def read_itk(path: Path) -> Volume:
     """Read one file into a (C, *S) volume; vector components become channels.
 
     Raises ReadError: NOT-FOUND, ITK-UNREADABLE, ITK-EXTERNAL (the header points at a file elsewhere), READ-TOO-LARGE,
-    SHAPE.
+    SHAPE; GeometryError: GEO-PIXEL-SPACING, GEO-AFFINE, GEO-ORIENTATION, ITK-UNITS.
     """
-    pixels, start = _find_pixels(path)
+    header = read_itk_header(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
@@ -36,9 +35,9 @@ def read_itk(path: Path) -> Volume:
         sizes = (*shape, reader.GetNumberOfComponents())
         itemsize = sitk.Image([1, 1], reader.GetPixelID()).GetSizeOfPixelComponent()
         check_size(sizes, 8, path.name)
-        check_size(sizes, itemsize, path.name, pixels.stat().st_size)
-        if path.suffix.lower() != ".nrrd":
-            _check_length(path, pixels, start, prod(sizes) * itemsize)
+        check_size(sizes, itemsize, path.name, header.pixels.stat().st_size)
+        if path.suffix.lower() != ".nrrd" or (header.start >= 0 and not header.compressed):
+            _check_length(path, header, prod(sizes) * itemsize)
         image = reader.Execute()
     except RuntimeError:
         raise ReadError("ITK-UNREADABLE", f"{path.name}: not a readable {path.suffix} file, or truncated") from None
@@ -49,7 +48,12 @@ def read_itk(path: Path) -> Volume:
     parts = image.GetNumberOfComponentsPerPixel()
     array = np.moveaxis(array, -1, 0) if parts > 1 else array[None]
     names = tuple(Channel("image" if parts == 1 else f"channel{i}") for i in range(parts))
-    return Volume(np.ascontiguousarray(array), itk_affine(image), names, Source(paths=(path,)))
+    affine = itk_affine(image)
+    affine[:3, : image.GetDimension()] *= header.scale
+    affine[:3, 3] *= header.scale
+    notes = header.notes if header.calibrated else (*header.notes, _UNCALIBRATED)
+    source = Source(paths=(path,))
+    return Volume(np.ascontiguousarray(array), affine, names, source, header.calibrated, notes)
 
 
 def itk_affine(image: sitk.Image) -> Affine:
@@ -62,48 +66,16 @@ def itk_affine(image: sitk.Image) -> Affine:
     return affine[:, [1, 0, 2, 3]] if ndim == 2 else reverse_axes(affine)
 
 
-def _find_pixels(path: Path) -> tuple[Path, int]:
-    """Return the file that holds the pixels, and the byte where they start in it.
-
-    Refuses headers that name a file outside the folder: they could name any file of the machine.
-    """
-    if not path.is_file():
-        raise ReadError("NOT-FOUND", f"{path}: no such file")
-    start = _header(path)
-    meta = path.suffix.lower() in {".mha", ".mhd"}
-    if not meta:
-        # an NRRD header ends at the first empty line; pixels follow, or the "data file" field names their place
-        start, end, _ = start.replace("\r\n", "\n").partition("\n\n")
-        if not end:
-            raise ReadError("ITK-UNREADABLE", f"{path.name}: not an NRRD file, or its header is damaged")
-    key = r"^ElementDataFile\s*=\s*(.+)$" if meta else r"^data ?file:\s*(.+)$"
-    found = re.search(key, start, re.MULTILINE | re.IGNORECASE)
-    # ITK prints its complaints to the terminal
-    if meta and not (found and all(re.search(rf"^{key}\s*=\s*\S", start, re.MULTILINE) for key in _META_KEYS)):
-        raise ReadError("ITK-UNREADABLE", f"{path.name}: not a MetaImage file, or its header is damaged")
-    target = found.group(1).strip() if found else "LOCAL"
-    if target.upper() == "LOCAL":
-        return path, found.end() + 1 if found else 0
-    plain = re.fullmatch(r"[^/\\%\x00-\x1f]+", target) and not target.upper().startswith("LIST")
-    beside = path.parent / target
-    if not plain or beside.resolve().parent != path.parent.resolve():
-        raise ReadError("ITK-EXTERNAL", f"{path.name}: its pixels lie in other files or folders; save it as one file")
-    if not beside.is_file():
-        raise ReadError("ITK-UNREADABLE", f"{path.name}: the file that holds its pixels is not beside it")
-    return beside, 0
-
-
-def _header(path: Path) -> str:
-    with path.open("rb") as file:
-        return file.read(_HEADER_BYTES).decode("latin-1")
-
-
-def _check_length(path: Path, pixels: Path, start: int, decoded: int) -> None:
-    """Refuse a MetaImage whose pixels are cut off or damaged: ITK allocates for all, and prints to the terminal."""
-    compressed = re.search(r"^CompressedData\s*=\s*T", _header(path), re.MULTILINE | re.IGNORECASE)
-    length = _inflated(pixels, start, decoded) if compressed else pixels.stat().st_size - start
+def _check_length(path: Path, header: ItkHeader, decoded: int) -> None:
+    """Refuse pixels that are cut off, damaged or too many: ITK allocates for all, and prints to the terminal."""
+    if header.compressed:
+        length = _inflated(header.pixels, header.start, decoded)
+    else:
+        length = header.pixels.stat().st_size - header.start
     if length < decoded:
         raise ReadError("ITK-UNREADABLE", f"{path.name}: truncated or damaged, fewer pixels than its header says")
+    if length > decoded:
+        raise ReadError("ITK-UNREADABLE", f"{path.name}: damaged header, more data than the size it says")
 
 
 def _inflated(pixels: Path, start: int, enough: int) -> int:

@@ -179,6 +179,8 @@ def _read_bytes(path: Path, header: nibabel.Nifti1Header) -> bytes:
         raise ReadError("READ-TRUNCATED", f"{path.name}: the gzip stream is truncated or corrupt") from None
     if len(data) < expected:
         raise ReadError("READ-TRUNCATED", f"{path.name}: truncated, {len(data)} of {expected} bytes expected")
+    if trailing >= (expected - int(start)) // max(int(n) for n in header.get_data_shape()):
+        raise ReadError("NOT-NIFTI", f"{path.name}: damaged header, the file holds more slices than the size it says")
     return data
 
 
