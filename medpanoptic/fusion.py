@@ -9,22 +9,26 @@ section 5.2.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from medpanoptic.crops import Candidate, Crops, Part, by_score, first_of_masks, host_masks, overlap_reasons
 from medpanoptic.errors import ModelError
-from medpanoptic.networks.outputs import Instances, Prediction
+from medpanoptic.networks.outputs import Prediction
 from medpanoptic.result import Box, Reason
 
 Method = Literal["log_odds", "efficientps", "kirillov"]
 # beyond this a float32 sigmoid is 0 or 1; a limit keeps an absent side (no thing or no stuff channel) finite
 _LOG_ODDS_LIMIT = 80.0
-# a head may use -inf for "never": keep FL a number there (0 * inf is not)
-_LOGIT_LIMIT = 1e4
+# pixels worked on at a time where maps are only summed up: they stay in a processor's cache
+_BLOCK = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class DroppedInstance:
     score: float
     reason: Reason
     box: Box
-    mask: Tensor
+    mask: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,23 +65,6 @@ class Fused:
     segments: tuple[FusedSegment, ...]
     stuff: Tensor
     dropped: tuple[DroppedInstance, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class _Candidate:
-    """An instance on its way through fusion: ``where`` cuts its box out of a (*S) map."""
-
-    channel: int
-    score: float
-    box: Box
-    logits: Tensor
-
-    @property
-    def where(self) -> tuple[slice, ...]:
-        return tuple(slice(start, stop) for start, stop in self.box)
-
-    def drop(self, reason: Reason) -> DroppedInstance:
-        return DroppedInstance(self.channel, self.score, reason, self.box, self.logits > 0)
 
 
 def fuse(
@@ -119,27 +106,30 @@ def fuse(
     if method not in get_args(Method):
         raise ModelError("FUSION-METHOD", f"no fusion method {method!r}; there are {', '.join(get_args(Method))}")
     logits = prediction.semantic_logits.float()
-    things = torch.tensor(list(is_thing), dtype=torch.bool, device=logits.device)
-    _check_numbers(logits, prediction.instances.mask_logits)
-    candidates = _by_score(prediction.instances, logits.shape, is_thing)
-    kept, occupancy, dropped = _without_overlap(candidates, logits, score_threshold, overlap_threshold)
-    stuff = _best_stuff(logits, things)
+    things = [k for k, thing in enumerate(is_thing) if thing]
+    others = [k for k, thing in enumerate(is_thing) if not thing]
+    candidates = by_score(prediction.instances, logits.shape, is_thing)
+    _check_numbers(logits, [c.logits for c in candidates])
+    crops, dropped = _without_overlap(candidates, logits, score_threshold, overlap_threshold)
+    stuff = _best_stuff(logits, others)
     if method == "log_odds":
-        owner, rest = _log_odds_owner(kept, logits, things, stuff)
+        owner, rest = _log_odds_owner(crops, logits, things, others, stuff)
     elif method == "efficientps":
-        owner, rest = _efficientps_owner(kept, logits, things), _argmax_stuff(logits, things)
+        owner, rest = _efficientps_owner(crops, logits, others), _argmax_stuff(logits, things)
     else:
-        owner, rest = occupancy, _argmax_stuff(logits, things)
-    order, too_small = _survivors(owner, kept, min_thing_size)
+        owner, rest = first_of_masks(crops).reshape(logits.shape[1:]), _argmax_stuff(logits, things)
+    order, too_small = _survivors(owner, crops.candidates, min_thing_size)
     ids = order.index_select(0, owner.ravel()).reshape(owner.shape)
-    segments = [FusedSegment(int(order[i]), c.channel, c.score) for i, c in enumerate(kept) if order[i] > 0]
-    segments += _fill_stuff(ids, rest, logits, min_stuff_size, len(segments))
+    numbers = order.tolist()
+    segments = [FusedSegment(numbers[i], c.channel, c.score) for i, c in enumerate(crops.candidates) if numbers[i] > 0]
+    segments += _fill_stuff(ids, rest, logits, others, min_stuff_size, len(segments))
     return Fused(ids, tuple(segments), stuff, (*dropped, *too_small))
 
 
 def _check_numbers(logits: Tensor, masks: Sequence[Tensor]) -> None:
-    broken = not bool(logits.isfinite().all()) or (
-        len(masks) > 0 and bool(torch.cat([m.ravel() for m in masks]).isnan().any())
+    # NaN goes through both: one pass, and no map of flags
+    broken = not bool(torch.stack(logits.aminmax()).isfinite().all()) or (
+        len(masks) > 0 and bool(torch.cat([m.ravel() for m in masks]).amax().isnan())
     )
     if broken:
         raise ModelError(
@@ -147,51 +137,22 @@ def _check_numbers(logits: Tensor, masks: Sequence[Tensor]) -> None:
         )
 
 
-def _by_score(instances: Instances, shape: torch.Size, is_thing: Sequence[bool]) -> list[_Candidate]:
-    """Return the instances by falling score; checks that they fit (K, *S)."""
-    if len(is_thing) != shape[0]:
-        raise ModelError("FUSION-CLASSES", f"{shape[0]} semantic channels but {len(is_thing)} thing flags")
-    axes = len(shape) - 1
-    rows = zip(instances.boxes.tolist(), instances.labels.tolist(), instances.scores.tolist(), strict=True)
-    found = []
-    for (corners, channel, score), mask in zip(rows, instances.mask_logits, strict=True):
-        box = tuple(zip(corners[:axes], corners[axes:], strict=True))
-        if not 0 <= channel < shape[0] or not is_thing[channel]:
-            raise ModelError("FUSION-CLASSES", f"an instance has label {channel}, which is no thing channel")
-        inside = all(0 <= start < stop <= size for (start, stop), size in zip(box, shape[1:], strict=True))
-        if not inside or tuple(mask.shape) != tuple(stop - start for start, stop in box):
-            raise ModelError(
-                "FUSION-BOX", f"box {box} with mask {tuple(mask.shape)} does not fit image {tuple(shape[1:])}"
-            )
-        found.append(_Candidate(channel, score, box, mask.float().clamp(-_LOGIT_LIMIT, _LOGIT_LIMIT)))
-    return sorted(found, key=lambda c: -c.score)  # stable: equal scores keep their order
-
-
 def _without_overlap(
-    candidates: list[_Candidate], logits: Tensor, score_threshold: float, overlap_threshold: float
-) -> tuple[list[_Candidate], Tensor, list[DroppedInstance]]:
-    """Drop by score, empty mask and overlap.
+    candidates: list[Candidate], logits: Tensor, score_threshold: float, overlap_threshold: float
+) -> tuple[Crops, list[DroppedInstance]]:
+    """Drop by score, empty mask and overlap; return the crops of the kept ones, and the dropped ones."""
+    sure = [c for c in candidates if c.score >= score_threshold]
+    crops = Crops(sure, logits.shape[1:], logits.device)
+    reasons: list[Reason | None] = overlap_reasons(crops, overlap_threshold)
+    kept = [c for c, reason in zip(sure, reasons, strict=True) if reason is None]
+    gone = [(c, reason) for c, reason in zip(sure, reasons, strict=True) if reason is not None]
+    gone += [(c, "score") for c in candidates[len(sure) :]]  # by falling score
+    return crops if len(kept) == len(sure) else Crops(kept, logits.shape[1:], logits.device), _drop(gone)
 
-    Returns the kept ones; (*S) int32 the number of the first kept one whose mask holds the pixel, len(kept) where none
-    does; and the dropped ones.
-    """
-    kept: list[_Candidate] = []
-    dropped: list[DroppedInstance] = []
-    free = len(candidates)
-    first = torch.full(logits.shape[1:], free, dtype=torch.int32, device=logits.device)
-    for candidate in candidates:
-        if candidate.score < score_threshold:
-            dropped.append(candidate.drop("score"))
-            continue
-        crop, mask = first[candidate.where], candidate.logits > 0
-        taken = mask & (crop < free)
-        size, overlap = torch.stack((mask.sum(), taken.sum())).tolist()
-        if size == 0 or overlap / size > overlap_threshold:
-            dropped.append(candidate.drop("overlap" if size else "empty"))
-            continue
-        crop[mask & ~taken] = len(kept)
-        kept.append(candidate)
-    return kept, first.clamp_(max=len(kept)), dropped
+
+def _drop(gone: Sequence[tuple[Candidate, Reason]]) -> list[DroppedInstance]:
+    masks = host_masks([c for c, _ in gone])
+    return [DroppedInstance(c.channel, c.score, r, c.box, m) for (c, r), m in zip(gone, masks, strict=True)]
 
 
 def _fused_logits(mla: Tensor, mlb: Tensor) -> Tensor:
@@ -199,94 +160,128 @@ def _fused_logits(mla: Tensor, mlb: Tensor) -> Tensor:
     return mla.sigmoid().add_(mlb.sigmoid()).mul_(mla + mlb)
 
 
-def _any_of(logits: Tensor, channels: Tensor) -> Tensor:
+def _any_of(logits: Tensor, channels: Sequence[int]) -> Tensor:
     """Return (*S) the logit of one of several channels of (K, *S); of a single one that is its own, without a copy."""
-    chosen = channels.nonzero()[:, 0].tolist()
-    return logits[chosen[0]] if len(chosen) == 1 else logits[chosen].logsumexp(0)
+    return logits[channels[0]] if len(channels) == 1 else logits[list(channels)].logsumexp(0)
+
+
+def _class_logits(part: Part, crops: Crops, logits: Tensor) -> Tensor:
+    """Return (P,) the semantic logit of each candidate's own class at each of its pixels."""
+    flat = logits.reshape(len(logits), -1)
+    classes = {c.channel for c in crops.candidates}
+    if len(classes) == 1:
+        return flat[classes.pop()][part.places]
+    return flat.reshape(-1)[crops.channels()[part.numbers.long()] * flat.shape[1] + part.places]
+
+
+def _compete(crops: Crops, evidence: Callable[[Part], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Let candidates compete for pixels.
+
+    evidence : of a part, (P,) for the candidate and (P,) what it must reach to take the pixel from stuff.
+    Returns (*S) int32 number of the winner, len(crops) where there is none, and (*S) its evidence, -inf there. Equal
+    evidence goes to the better score.
+    """
+    pixels = math.prod(crops.shape)
+    owner = torch.full((pixels,), len(crops), dtype=torch.int32, device=crops.device)
+    best = torch.full((pixels,), -torch.inf, device=crops.device)
+    for part in crops.parts():
+        value, floor = evidence(part)
+        # earlier parts have better scores: equal evidence stays with them
+        wins = ((value >= floor) & (value > best[part.places])).nonzero()[:, 0]
+        places, value = part.places[wins], value[wins]
+        best.scatter_reduce_(0, places, value, "amax")
+        largest = (value == best[places]).nonzero()[:, 0]
+        wins, places = wins[largest], places[largest]
+        owner[places] = len(crops)
+        owner.scatter_reduce_(0, places, part.numbers[wins], "amin")
+    return owner.reshape(crops.shape), best.reshape(crops.shape)
 
 
 def _log_odds_owner(
-    kept: list[_Candidate], logits: Tensor, things: Tensor, best_stuff: Tensor
+    crops: Crops, logits: Tensor, things: Sequence[int], others: Sequence[int], best_stuff: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return (*S) int32 number of the winner (len(kept): none) and (*S) int16 stuff channel of the rest, -1 = void."""
-    stuff = _any_of(logits, ~things) if bool((~things).any()) else torch.zeros_like(logits[0])
-    thing = _any_of(logits, things) if bool(things.any()) else torch.full_like(logits[0], -torch.inf)
-    odds = (stuff - thing).clamp_(-_LOG_ODDS_LIMIT, _LOG_ODDS_LIMIT)
-    best = odds.sigmoid().mul_(odds).mul_(4)  # FL(odds, odds), to the bit
-    owner = torch.full_like(best, len(kept), dtype=torch.int32)
-    for number, candidate in reversed(list(enumerate(kept))):
-        where = candidate.where
-        class_odds = (logits[candidate.channel][where] - stuff[where]).clamp_(-_LOG_ODDS_LIMIT, _LOG_ODDS_LIMIT)
-        _claim(best[where], owner[where], _fused_logits(candidate.logits, class_odds), number)
-    return owner, torch.where(odds >= 0, best_stuff, -1)
+    """Return (*S) int32 number of the winner (len(crops): none) and (*S) int16 stuff channel of the rest, -1 = void."""
+    stuff = _any_of(logits, others) if others else torch.zeros_like(logits[0])
+    thing = _any_of(logits, things) if things else torch.full_like(logits[0], -torch.inf)
+
+    def evidence(part: Part) -> tuple[Tensor, Tensor]:
+        here = stuff.reshape(-1)[part.places]
+        odds = (here - thing.reshape(-1)[part.places]).clamp_(-_LOG_ODDS_LIMIT, _LOG_ODDS_LIMIT)
+        class_odds = (_class_logits(part, crops, logits) - here).clamp_(-_LOG_ODDS_LIMIT, _LOG_ODDS_LIMIT)
+        floor = odds.sigmoid().mul_(odds).mul_(4)  # FL(odds, odds), to the bit
+        return _fused_logits(part.logits, class_odds), floor
+
+    owner, _ = _compete(crops, evidence)
+    return owner, torch.where(stuff >= thing, best_stuff, -1)
 
 
-def _efficientps_owner(kept: list[_Candidate], logits: Tensor, things: Tensor) -> Tensor:
-    """Return (*S) int32 number of the winner as the argmax over full-size FL maps would, len(kept) where stuff wins."""
-    best = torch.full_like(logits[0], -torch.inf) if bool(things.all()) else logits[~things].amax(0)
-    owner = torch.full_like(best, len(kept), dtype=torch.int32)
-    for number, candidate in reversed(list(enumerate(kept))):
-        where = candidate.where
-        fused = _fused_logits(candidate.logits, logits[candidate.channel][where])
-        _claim(best[where], owner[where], fused, number)
-    outside = _first_outside(kept, owner)
-    padding_wins = (outside < len(kept)) & ((best < 0) | ((best == 0) & (outside < owner)))
+def _efficientps_owner(crops: Crops, logits: Tensor, others: Sequence[int]) -> Tensor:
+    """Return (*S) int32 number of the winner as an argmax over full-size FL maps would, len(crops) for stuff."""
+    stuff = logits[list(others)].amax(0) if others else torch.full_like(logits[0], -torch.inf)
+
+    def evidence(part: Part) -> tuple[Tensor, Tensor]:
+        return _fused_logits(part.logits, _class_logits(part, crops, logits)), stuff.reshape(-1)[part.places]
+
+    owner, best = _compete(crops, evidence)
+    best = torch.maximum(best, stuff)
+    outside = _first_outside(crops, owner)
+    padding_wins = (outside < len(crops)) & ((best < 0) | ((best == 0) & (outside < owner)))
     return torch.where(padding_wins, outside, owner)
 
 
-def _first_outside(kept: list[_Candidate], like: Tensor) -> Tensor:
+def _first_outside(crops: Crops, like: Tensor) -> Tensor:
     """Return (*S) int32 the first instance whose box misses the pixel: the one whose zero padding an argmax meets."""
     outside = torch.zeros_like(like)
-    for number, candidate in enumerate(kept):
-        crop = outside[candidate.where]
+    for number, candidate in enumerate(crops.candidates):
+        crop = outside[tuple(slice(a, b) for a, b in candidate.box)]
         crop += crop == number
     return outside
 
 
-def _claim(best: Tensor, owner: Tensor, value: Tensor, number: int) -> None:
-    """Let instance ``number`` take the pixels of two views where it is at least as good; called from last to first."""
-    owner.masked_fill_(value >= best, number)
-    torch.maximum(best, value, out=best)
-
-
-def _best_stuff(logits: Tensor, things: Tensor) -> Tensor:
+def _best_stuff(logits: Tensor, others: Sequence[int]) -> Tensor:
     """Return (*S) int16, the best channel among stuff, -1 if there is none."""
-    if bool(things.all()):
-        return torch.full_like(logits[0], -1, dtype=torch.int16)
-    channels = torch.nonzero(~things)[:, 0].to(torch.int16)
-    if len(channels) == 1:
-        return torch.full_like(logits[0], int(channels[0]), dtype=torch.int16)
-    return channels[logits[~things].argmax(0)]
+    if len(others) < 2:
+        return torch.full_like(logits[0], others[0] if others else -1, dtype=torch.int16)
+    channels = torch.tensor(others, dtype=torch.int16, device=logits.device)
+    return channels[logits[list(others)].argmax(0)]
 
 
-def _argmax_stuff(logits: Tensor, things: Tensor) -> Tensor:
+def _argmax_stuff(logits: Tensor, things: Sequence[int]) -> Tensor:
     """Return (*S) int64, the argmax over all channels where that is stuff, else -1."""
     channel = logits.argmax(0)
-    return torch.where(things[channel], -1, channel)
+    return torch.where(torch.isin(channel, torch.tensor(things, device=logits.device)), -1, channel)
 
 
-def _survivors(owner: Tensor, kept: list[_Candidate], min_size: int) -> tuple[Tensor, list[DroppedInstance]]:
+def _survivors(owner: Tensor, kept: Sequence[Candidate], min_size: int) -> tuple[Tensor, list[DroppedInstance]]:
     """Return (len(kept) + 1) int32 new id of each owner number, 0 = not there, and those dropped for their area."""
-    sizes = torch.bincount(owner.ravel().cpu(), minlength=len(kept) + 1)[: len(kept)]
+    sizes = torch.bincount(owner.ravel(), minlength=len(kept) + 1)
     stays = sizes >= max(1, min_size)
-    order = torch.where(stays, stays.cumsum(0), 0).to(torch.int32)
-    table = torch.cat((order, torch.zeros(1, dtype=torch.int32))).to(owner.device)
-    gone = [c.drop("area" if size else "empty") for c, size, stay in zip(kept, sizes, stays, strict=True) if not stay]
-    return table, gone
+    stays[-1] = False
+    table = torch.where(stays, stays.cumsum(0), 0).to(torch.int32)
+    numbers = zip(kept, sizes.tolist(), stays.tolist(), strict=False)  # one more: no owner
+    return table, _drop([(c, "area" if size else "empty") for c, size, stay in numbers if not stay])
 
 
-def _fill_stuff(ids: Tensor, rest: Tensor, logits: Tensor, min_size: int, last_id: int) -> list[FusedSegment]:
+def _fill_stuff(
+    ids: Tensor, rest: Tensor, logits: Tensor, others: Sequence[int], min_size: int, last_id: int
+) -> list[FusedSegment]:
     """Write stuff of at least ``min_size`` pixels into the free pixels of ``ids``, in place; return its segments."""
     free = torch.where(ids == 0, rest, -1)
-    total = logits.logsumexp(0)
     segments = []
-    for channel in range(len(logits)):
+    for channel in others:
         where = free == channel
-        size = int(where.sum())
+        size = int(where.count_nonzero())
         if size == 0 or size < min_size:
             continue
         last_id += 1
-        ids[where] = last_id
-        score = float((logits[channel][where] - total[where]).exp().double().mean())
+        ids.masked_fill_(where, last_id)
+        score = _sum_of_probability(logits, channel, where) / size
         segments.append(FusedSegment(last_id, channel, min(score, 1.0)))
     return segments
+
+
+def _sum_of_probability(logits: Tensor, channel: int, where: Tensor) -> float:
+    """Return the sum of the softmax probability of a channel of (K, *S) over a mask (*S), block by block."""
+    blocks = zip(logits.reshape(len(logits), -1).split(_BLOCK, 1), where.reshape(-1).split(_BLOCK), strict=True)
+    parts = [block.softmax(0)[channel].mul_(mask).sum(dtype=torch.float64) for block, mask in blocks]
+    return float(torch.stack(parts).sum())

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from medpanoptic import __version__
 from medpanoptic.errors import ResultError
@@ -80,10 +79,15 @@ def _check_not_reviewed(case: Path) -> None:
 
 
 def fuse_prediction(
-    stored: StoredPrediction, source: Source | None = None, stages: Stages | None = None, **changes: Any
+    stored: StoredPrediction,
+    source: Source | None = None,
+    stages: Stages | None = None,
+    device: torch.device | str = "cpu",
+    **changes: Any,
 ) -> PanopticResult:
     """Fuse a prediction and bring it to the native grid.
 
+    device : where the fusion runs; the way back to the native grid is on the CPU.
     changes : ``score_threshold``, ``overlap_threshold``, ``method``, ``min_thing_mm``, ``min_stuff_mm`` in place of the
     bundle's; None keeps it. Raises ResultError (FUSE-FLOOR); ModelError (FUSION-METHOD, FUSION-NAN).
     """
@@ -93,17 +97,19 @@ def fuse_prediction(
         raise ResultError("FUSE-FLOOR", f"a score threshold lies between {SCORE_FLOOR} and 1, got {score}")
     stages = stages or Stages()
     with stages("fusion"):
-        fused = fuse(_prediction(stored), [c.is_thing for c in stored.classes], **arguments)
+        fused = fuse(_prediction(stored, device), [c.is_thing for c in stored.classes], **arguments)
+        fused = replace(fused, ids=fused.ids.cpu(), stuff=fused.stuff.cpu())
     parameters = {**stored.provenance.parameters, "fusion": arguments}
     provenance = replace(stored.provenance, medpanoptic_version=__version__, parameters=parameters)
     with stages("native"):
         return to_result(fused, replace(stored, provenance=provenance), source or Source())
 
 
-def _prediction(stored: StoredPrediction) -> Prediction:
+def _prediction(stored: StoredPrediction, device: torch.device | str) -> Prediction:
+    """Masks stay on the CPU: fusion moves them at once."""
     masks = tuple(torch.from_numpy(np.ascontiguousarray(m)) for m in stored.mask_logits)
     boxes, labels, scores = (torch.from_numpy(a) for a in (stored.boxes, stored.labels, stored.scores))
-    return Prediction(torch.from_numpy(stored.semantic_logits), Instances(boxes, labels, scores, masks))
+    return Prediction(torch.from_numpy(stored.semantic_logits).to(device), Instances(boxes, labels, scores, masks))
 
 
 def to_result(fused: Fused, stored: StoredPrediction, source: Source) -> PanopticResult:
@@ -161,11 +167,10 @@ def _uncertainties(fused: Fused, stored: StoredPrediction) -> list[float] | None
 
 def place_dropped(dropped: DroppedInstance, class_id: int, grids: Grids | None) -> Dropped:
     """Bring what fusion dropped to the native grid; None where it is there already."""
-    mask: NDArray[np.bool_] = dropped.mask.cpu().numpy()
     if grids is None:
-        return Dropped(class_id, dropped.score, dropped.reason, dropped.box, mask)
+        return Dropped(class_id, dropped.score, dropped.reason, dropped.box, dropped.mask)
     box = grids.native_box(dropped.box)
-    return Dropped(class_id, dropped.score, dropped.reason, box, grids.native_mask(mask, dropped.box, box))
+    return Dropped(class_id, dropped.score, dropped.reason, box, grids.native_mask(dropped.mask, dropped.box, box))
 
 
 def _as_dropped(fused: Fused, segment_id: int, channel: int, score: float) -> DroppedInstance:
@@ -173,4 +178,5 @@ def _as_dropped(fused: Fused, segment_id: int, channel: int, score: float) -> Dr
     where = (fused.ids == segment_id).nonzero()
     start, stop = where.amin(0).tolist(), (where.amax(0) + 1).tolist()
     box = tuple(zip(start, stop, strict=True))
-    return DroppedInstance(channel, score, "area", box, fused.ids[tuple(slice(a, b) for a, b in box)] == segment_id)
+    mask = fused.ids[tuple(slice(a, b) for a, b in box)] == segment_id
+    return DroppedInstance(channel, score, "area", box, mask.numpy())

@@ -29,7 +29,18 @@ NUMPY_SIDE = BASE | {
     "stored",
     "stages",
 }
-TORCH_SIDE = {"networks", "fusion", "refusion", "tiling", "preprocess", "bundle", "segmenter", "training", "batch"}
+TORCH_SIDE = {
+    "networks",
+    "crops",
+    "fusion",
+    "refusion",
+    "tiling",
+    "preprocess",
+    "bundle",
+    "segmenter",
+    "training",
+    "batch",
+}
 ARROWS: dict[str, set[str]] = {
     "errors": set(),
     "geometry": {"errors"},
@@ -37,7 +48,8 @@ ARROWS: dict[str, set[str]] = {
     "volume": {"errors", "geometry"},
     "result": {"errors", "geometry", "classes", "volume"},
     "networks": set(),
-    "fusion": {"networks", *BASE},
+    "crops": {"networks", *BASE},
+    "fusion": {"networks", "crops", *BASE},
     "tiling": {"networks", "errors", "stages"},
     "native": {"geometry", "result"},
     "stages": set(),

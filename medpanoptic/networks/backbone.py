@@ -63,7 +63,7 @@ class InvertedResidual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, *S) -> (B, C', *S / stride)."""
         y = self.layers(x)
-        return x + y if self.identity else y
+        return y.add_(x) if self.identity else y
 
 
 class EfficientNetLite(nn.Module):

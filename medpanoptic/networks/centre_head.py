@@ -9,19 +9,15 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import numpy as np
 import torch
 from monai.networks.layers.factories import Conv
-from scipy import ndimage
-from scipy.spatial import cKDTree
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medpanoptic.networks.layers import Norm, resize_to, separable_conv
+from medpanoptic.networks.grouping import greedy_far_apart, group, local_max, nearest_centre, own_orphans
+from medpanoptic.networks.layers import Norm, add_resized, resize_to, separable_conv
 from medpanoptic.networks.losses import instance_weights, thing_log_odds
 from medpanoptic.networks.outputs import Instances, Targets
-
-OUTSIDE_LOGIT = -12.0  # mask logit of a pixel in the box that belongs to another thing
 
 
 class CentreHead(nn.Module):
@@ -68,8 +64,10 @@ class CentreHead(nn.Module):
 
     def forward(self, features: list[Tensor], image_shape: tuple[int, ...]) -> Tensor:
         """Return (B, 1 + D, *image_shape): centre logit, offset to the centre in units of ``offset_scale`` voxels."""
-        finest = features[0].shape[2:]
-        x = sum(resize_to(conv(f), finest) for conv, f in zip(self.reduce, features, strict=True))
+        finest, *coarser = (conv(f) for conv, f in zip(self.reduce, features, strict=True))
+        x = add_resized(finest, coarser[0])
+        for y in coarser[1:]:
+            x.add_(resize_to(y, finest.shape[2:]))
         return resize_to(self.output(self.mix(x)), image_shape)
 
     def loss(self, raw: Tensor, features: list[Tensor], targets: Targets) -> dict[str, Tensor]:
@@ -99,28 +97,34 @@ class CentreHead(nn.Module):
     def _decode(self, maps: Tensor, semantic_logits: Tensor) -> Instances:
         shape = tuple(maps.shape[1:])
         foreground = thing_log_odds(semantic_logits, self.thing_channels, 0)
-        heat = maps[0].sigmoid()
         pixels = (foreground > 0).nonzero()
         if len(pixels) == 0:
             return Instances.empty(len(shape), maps.device)
-        votes = pixels + maps[1:, *pixels.T].T * self.offset_scale
-        centres, peak_scores = self._centres(heat, maps[1:] * self.offset_scale, foreground)
-        owner = _nearest_centre(votes, centres, self.reach)
-        owner, peak_scores = _own_orphans(owner, peak_scores, pixels, shape, self.peak_threshold)
-        return _group(owner, peak_scores, pixels, foreground, semantic_logits, self.thing_channels, self.min_size)
+        offsets = torch.stack([_at(m, pixels) for m in maps[1:]], 1)
+        centres, peak_scores = self._centres(maps, foreground)
+        owner = nearest_centre(pixels + offsets * self.offset_scale, centres, self.reach)
+        owner, peak_scores = own_orphans(owner, peak_scores, pixels, shape, self.peak_threshold)
+        classes = torch.stack([_at(semantic_logits[k], pixels) for k in self.thing_channels])
+        log_odds = _at(foreground, pixels)
+        return group(owner, peak_scores, pixels, log_odds, classes, self.thing_channels, self.min_size)
 
-    def _centres(self, heat: Tensor, offsets: Tensor, foreground: Tensor) -> tuple[Tensor, Tensor]:
+    def _centres(self, maps: Tensor, foreground: Tensor) -> tuple[Tensor, Tensor]:
         """Return (N, D) float centres and (N,) scores, peaks that agree on their centre merged into the best."""
-        pool = F.max_pool2d if heat.ndim == 2 else F.max_pool3d
-        local_max = pool(heat[None, None], self.peak_window, 1, self.peak_window // 2)[0, 0]
-        peaks = ((heat == local_max) & (heat > self.peak_threshold) & (foreground > 0)).nonzero()
-        scores = heat[*peaks.T] if len(peaks) else heat.new_zeros(0)
+        heat = maps[0].sigmoid()
+        is_peak = heat == local_max(heat, self.peak_window)
+        peaks = is_peak.logical_and_(heat > self.peak_threshold).logical_and_(foreground > 0).nonzero()
+        scores = _at(heat, peaks)
         order = scores.argsort(descending=True, stable=True)
         peaks, scores = peaks[order], scores[order]
-        moved = peaks + offsets[:, *peaks.T].T if len(peaks) else peaks.float()
-        keep = _greedy_far_apart(moved.cpu().numpy(), self.merge_distance)
-        kept = torch.as_tensor(keep, device=heat.device, dtype=torch.int64)
+        moved = peaks + torch.stack([_at(m, peaks) for m in maps[1:]], 1) * self.offset_scale
+        kept = torch.tensor(greedy_far_apart(moved.cpu().numpy(), self.merge_distance), dtype=torch.int64)
+        kept = kept.to(heat.device)
         return moved[kept], scores[kept]
+
+
+def _at(values: Tensor, pixels: Tensor) -> Tensor:
+    """Return (P,) the values of (*S) at (P, D) places."""
+    return values[*pixels.T]
 
 
 def centre_targets(instances: Tensor) -> tuple[Tensor, Tensor]:
@@ -155,78 +159,3 @@ def centre_targets(instances: Tensor) -> tuple[Tensor, Tensor]:
 def ball_radius(size: Tensor, spatial_dims: int) -> Tensor:
     """Return the radius of the disc or ball that has ``size`` voxels."""
     return (size / torch.pi).sqrt() if spatial_dims == 2 else (size * 3 / (4 * torch.pi)) ** (1 / 3)
-
-
-def _greedy_far_apart(points: np.ndarray, distance: float) -> list[int]:
-    """Return the indices of points kept in order, each at least ``distance`` from every one kept before it."""
-    if len(points) == 0:
-        return []
-    gone = np.zeros(len(points), bool)
-    kept = []
-    for i, near in enumerate(cKDTree(points).query_ball_point(points, distance)):
-        if not gone[i]:
-            kept.append(i)
-            gone[near] = True
-    return kept
-
-
-def _nearest_centre(votes: Tensor, centres: Tensor, reach: float) -> Tensor:
-    """Return (P,) int64 index of the centre nearest each vote, -1 beyond ``reach``."""
-    if len(centres) == 0:
-        return torch.full((len(votes),), -1, dtype=torch.int64, device=votes.device)
-    if votes.is_cuda:  # brute force stays on the device; chunks bound its memory
-        found = [torch.cdist(chunk, centres).min(1) for chunk in votes.split(65536)]
-        distance, index = torch.cat([d for d, _ in found]), torch.cat([i for _, i in found])
-        return torch.where(distance <= reach, index, -1)
-    _, index = cKDTree(centres.numpy()).query(votes.numpy(), distance_upper_bound=reach)
-    return torch.as_tensor(np.where(index < len(centres), index, -1))
-
-
-def _own_orphans(
-    owner: Tensor, scores: Tensor, pixels: Tensor, shape: tuple[int, ...], score: float
-) -> tuple[Tensor, Tensor]:
-    """Make each connected piece of pixels without an owner a thing of its own, with ``score``."""
-    orphans = owner < 0
-    if not bool(orphans.any()):
-        return owner, scores
-    where = pixels[orphans].cpu().numpy()
-    mask = np.zeros(shape, bool)
-    mask[tuple(where.T)] = True
-    pieces, count = ndimage.label(mask)
-    owner = owner.clone()
-    owner[orphans] = torch.as_tensor(pieces[tuple(where.T)].astype(np.int64) - 1, device=owner.device) + len(scores)
-    return owner, torch.cat([scores, scores.new_full((count,), score)])
-
-
-def _group(
-    owner: Tensor,
-    peak_scores: Tensor,
-    pixels: Tensor,
-    foreground: Tensor,
-    semantic_logits: Tensor,
-    thing_channels: tuple[int, ...],
-    min_size: int,
-) -> Instances:
-    """Turn owned pixels into instances. score = sqrt(peak score x mean foreground probability)."""
-    n, ndim = len(peak_scores), pixels.shape[1]
-    counts = torch.bincount(owner, minlength=n)
-    log_odds = foreground[*pixels.T]
-    mean = torch.zeros(n, device=owner.device).index_add_(0, owner, log_odds.sigmoid()) / counts.clamp(min=1)
-    classes = semantic_logits[list(thing_channels)][:, *pixels.T].log_softmax(0).T
-    votes = torch.zeros((n, len(thing_channels)), device=owner.device).index_add_(0, owner, classes)
-    labels = torch.tensor(thing_channels, device=owner.device)[votes.argmax(1)]
-    scores = (peak_scores * mean).sqrt()
-    kept = (counts >= min_size).nonzero()[:, 0]
-    by_owner = torch.sort(owner, stable=True).indices.split(counts.tolist())
-    boxes, masks = [], []
-    for i in kept.tolist():
-        mine = by_owner[i]
-        where = pixels[mine]
-        start, stop = where.amin(0), where.amax(0) + 1
-        crop = torch.full(tuple((stop - start).tolist()), OUTSIDE_LOGIT, device=owner.device)
-        crop[*(where - start).T] = log_odds[mine]
-        boxes.append(torch.cat([start, stop]))
-        masks.append(crop)
-    if not boxes:
-        return Instances.empty(ndim, owner.device)
-    return Instances(torch.stack(boxes), labels[kept], scores[kept].float(), tuple(masks))

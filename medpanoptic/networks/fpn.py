@@ -36,14 +36,15 @@ class TwoWayFPN(nn.Module):
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         """One map per backbone level in, one per level out."""
+        # sums in place: no layer before them needs its own output to learn
         down = [lateral(x) for lateral, x in zip(self.top_down, maps, strict=True)]
         for i in range(len(down) - 2, -1, -1):
-            down[i] = down[i] + _nearest(down[i + 1], down[i])
+            down[i].add_(_nearest(down[i + 1], down[i]))
         if len(self.bottom_up):
             up = [lateral(x) for lateral, x in zip(self.bottom_up, maps, strict=True)]
             for i in range(1, len(up)):
-                up[i] = up[i] + _nearest(up[i - 1], up[i])
-            down = [a + b for a, b in zip(down, up, strict=True)]
+                up[i].add_(_nearest(up[i - 1], up[i]))
+            down = [a.add_(b) for a, b in zip(down, up, strict=True)]
         return [conv(x) for conv, x in zip(self.output, down, strict=True)]
 
 

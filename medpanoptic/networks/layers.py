@@ -47,6 +47,14 @@ def separable_conv(
     )
 
 
+def add_resized(x: Tensor, coarse: Tensor) -> Tensor:
+    """Return x + ``coarse`` resampled to its shape, written over the resampled copy: maps of the finest level are
+    large, and taking new memory for them costs a CPU more than the sum.
+    """
+    resized = resize_to(coarse, x.shape[2:])
+    return x + coarse if resized is coarse else resized.add_(x)
+
+
 def resize_to(x: Tensor, shape: tuple[int, ...] | torch.Size) -> Tensor:
     """Resample (B, C, *S) linearly to the spatial ``shape`` (voxel edges aligned, as strides shrink them)."""
     if x.shape[2:] == torch.Size(shape):

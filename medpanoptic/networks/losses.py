@@ -46,8 +46,14 @@ def foreground_loss(logits: Tensor, target: Tensor, thing_channels: Sequence[int
 def thing_log_odds(logits: Tensor, thing_channels: Sequence[int], axis: int) -> Tensor:
     """Return the log-odds of any thing class against all the rest; ``axis`` of the logits holds the K classes."""
     rest = [k for k in range(logits.shape[axis]) if k not in thing_channels]
-    things, others = (torch.as_tensor(c, device=logits.device) for c in (list(thing_channels), rest))
-    return logits.index_select(axis, things).logsumexp(axis) - logits.index_select(axis, others).logsumexp(axis)
+    return _any_of(logits, thing_channels, axis) - _any_of(logits, rest, axis)
+
+
+def _any_of(logits: Tensor, channels: Sequence[int], axis: int) -> Tensor:
+    """Return the logit of one of several classes; of a single one it is its own, without the cost of logsumexp."""
+    if len(channels) == 1:
+        return logits.select(axis, channels[0])
+    return logits.index_select(axis, torch.tensor(channels, dtype=torch.int64).to(logits.device)).logsumexp(axis)
 
 
 def dice_loss(logits: Tensor, target: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
 
-from medpanoptic.networks.layers import Norm, resize_to, separable_conv
+from medpanoptic.networks.layers import Norm, add_resized, resize_to, separable_conv
 
 # The paper's dilations (1,6) (1,1) (6,21) (18,15) (6,3) suit 2:1 street scenes on maps of 64 x 128. Medical maps are
 # smaller and have no preferred axis: isotropic, and clipped to the map by using at most 6.
@@ -84,9 +84,9 @@ class SemanticHead(nn.Module):
     def forward(self, features: list[Tensor], image_shape: tuple[int, ...]) -> Tensor:
         """Four levels, finest first -> (B, K, *image_shape) logits."""
         y0, y1, y2, y3 = (part(x) for part, x in zip(self.extract, features, strict=True))
-        sum2 = y2 + resize_to(y3, y2.shape[2:])
-        y1 = y1 + resize_to(self.correct[0](sum2), y1.shape[2:])
-        y0 = y0 + resize_to(self.correct[1](y1), y0.shape[2:])
+        sum2 = add_resized(y2, y3)
+        y1 = add_resized(y1, self.correct[0](sum2))
+        y0 = add_resized(y0, self.correct[1](y1))
         shape = y0.shape[2:]
         # 1x1 then resize equals resize then 1x1; doing it per level keeps the wide concatenation off the fine grid
         weights = self.classify.weight.chunk(4, 1)
