@@ -12,7 +12,6 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +162,11 @@ class Ledger:
         with self._database.transaction():
             self._insert("studies", study=study, **fields)
 
+    def ended_in(self, run: str) -> int:
+        """Return how many studies came to an end in a run."""
+        query = "SELECT count(*) AS n FROM studies WHERE run = ? AND state NOT IN (?, ?)"
+        return int((self._database.first(query, run, QUEUED, RUNNING) or {})["n"])
+
     def first(self, state: str) -> str | None:
         """Return the handle of the study that has been in a state for longest, None if there is none."""
         row = self._database.first("SELECT study FROM studies WHERE state = ? ORDER BY rowid LIMIT 1", state)
@@ -254,29 +258,3 @@ def _refuse_remote_disk(path: Path) -> None:
     kind = max(mounts, key=lambda p: len(p.mountpoint)).fstype.lower() if mounts else ""
     if kind.startswith(_REMOTE_DISKS):
         raise BatchError("LEDGER-REMOTE", f"{path} would be on a network disk ({kind}): name a local folder (--ledger)")
-
-
-@contextmanager
-def only_run(folder: Path) -> Iterator[None]:
-    """Hold an output folder: a second batch on it is refused. The system lets go when the process ends, however.
-
-    Raises BatchError: BATCH-RUNNING, LEDGER-DISK.
-    """
-    # a lock of SQLite is portable and dies with its process
-    path = folder / ".lock"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = sqlite3.connect(path, isolation_level=None, timeout=0)
-    except (OSError, sqlite3.Error) as error:
-        raise BatchError("OUTPUT-DISK", f"{folder} cannot be written: choose another folder") from error
-    try:
-        lock.execute("BEGIN EXCLUSIVE")
-    except sqlite3.OperationalError as error:
-        lock.close()
-        if "locked" in str(error):
-            raise BatchError("BATCH-RUNNING", f"another batch works in {folder}; wait for it or stop it") from error
-        raise BatchError("OUTPUT-DISK", f"{folder} cannot be written: choose another folder") from error
-    try:
-        yield
-    finally:
-        lock.close()

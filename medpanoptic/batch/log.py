@@ -82,7 +82,7 @@ def write_metrics(path: Path, counts: Mapping[str, int], totals: Mapping[str, An
         "child_memory_peak_bytes": ("gauge", int((totals["peak_mb"] or 0) * 2**20)),
         "studies_per_hour": ("gauge", round(progress.per_hour, 1)),
         "workers_busy": ("gauge", counts.get(RUNNING, 0)),
-        "last_update_seconds": ("gauge", int(time.time())),
+        "last_update_timestamp_seconds": ("gauge", int(time.time())),
     }
     text = "".join(f"# TYPE medpanoptic_batch_{n} {kind}\nmedpanoptic_batch_{n} {v}\n" for n, (kind, v) in rows.items())
     draft = path.with_name(f".{path.name}.part")

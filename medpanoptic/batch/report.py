@@ -15,7 +15,8 @@ from typing import Any
 from medpanoptic import __version__
 from medpanoptic.batch.keys import load_key, study_handle
 from medpanoptic.batch.ledger import Ledger
-from medpanoptic.batch.settings import FINISHED, Folders
+from medpanoptic.batch.lock import is_held
+from medpanoptic.batch.settings import FINISHED, OPEN, Folders
 from medpanoptic.errors import BatchError
 
 _MOST_ROWS, _MOST_PICTURES = 1000, 200
@@ -44,32 +45,45 @@ _COLORS = {
 
 @dataclass(frozen=True)
 class Status:
-    """Figures of a ledger. ``run`` : the row of the newest run. ``ended`` : no batch is at work, as far as it says."""
+    """Figures of a ledger. ``run`` : the row of the newest run; ``ended_now`` : studies that came to an end in it.
+
+    ``working`` : a batch holds the folder at this moment.
+    """
 
     counts: Mapping[str, int]
     codes: list[dict[str, Any]]
     totals: Mapping[str, Any]
     run: Mapping[str, Any]
+    ended_now: int
+    working: bool
 
     @property
-    def ended(self) -> bool:
-        """Tell whether the newest run has come to its end."""
-        return self.run.get("ended") is not None
+    def state(self) -> str:
+        """What the batch is doing, in words."""
+        finished = not self.run or self.run["ended"] is not None
+        if self.working:
+            return "scanning" if finished else "running"
+        if not finished:
+            return "broken off; go on with --resume"
+        return "ended" + (f" early, {self.run['stopped']}; go on with --resume" if self.run.get("stopped") else "")
 
     @property
     def per_hour(self) -> float:
-        """Studies per hour of the newest run, once it has ended."""
-        return 3600 * (self.run.get("finished") or 0) / self.run["seconds"] if self.run.get("seconds") else 0.0
+        """Studies per hour of the newest run; while it runs, by the wall clock."""
+        if self.run.get("seconds"):
+            return float(3600 * (self.run["finished"] or 0) / self.run["seconds"])
+        seconds = time.time() - self.run["started"] if self.working and self.run else 0.0
+        return 3600 * self.ended_now / seconds if seconds > 0 else 0.0
 
     def figures(self) -> dict[str, str]:
         """Return what people want to know first, as text."""
-        totals = self.totals
+        totals, left = self.totals, sum(self.counts[state] for state in OPEN)
+        rate = self.per_hour
         return {
             "model": str(self.run.get("model", "")),
-            "state": ("ended" + (f", {self.run['stopped']}" if self.run["stopped"] else ""))
-            if self.ended
-            else "running",
-            "studies per hour": f"{self.per_hour:.0f}" if self.ended else "-",
+            "state": self.state,
+            "studies per hour": f"{rate:.0f}" if rate else "-",
+            **({"time left": clock(3600 * left / rate)} if self.state == "running" and rate else {}),
             "seconds per study, mean and longest": f"{totals['mean_s'] or 0:.2f}, {totals['longest_s'] or 0:.2f}",
             "attempts, of those without result": f"{totals['attempts']}, {totals['failed_attempts']}",
             "fallbacks for memory": str(totals["fallbacks"]),
@@ -79,8 +93,14 @@ class Status:
 
     def as_json(self) -> dict[str, Any]:
         """Return everything, as plain values."""
-        keys = ("counts", "codes", "totals", "run")
-        return {**{key: getattr(self, key) for key in keys}, "ended": self.ended, "per_hour": round(self.per_hour, 1)}
+        keys = ("counts", "codes", "totals", "run", "state", "working")
+        return {**{key: getattr(self, key) for key in keys}, "per_hour": round(self.per_hour, 1)}
+
+
+def clock(seconds: float) -> str:
+    """3725 -> 1:02:05."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
 def read_status(
@@ -93,7 +113,13 @@ def read_status(
     with closing(_open(output, ledger_folder)) as ledger:
         if export is not None:
             ledger.export(Path(export))
-        return Status(ledger.counts(), ledger.codes(), ledger.totals(), ledger.last_run() or {})
+        return _status(ledger, Path(output))
+
+
+def _status(ledger: Ledger, output: Path) -> Status:
+    run = ledger.last_run() or {}
+    ended = ledger.ended_in(run["run"]) if run else 0
+    return Status(ledger.counts(), ledger.codes(), ledger.totals(), run, ended, is_held(output))
 
 
 def find_study(
@@ -127,7 +153,7 @@ def write_report(output: str | Path, *, ledger_folder: str | Path | None = None,
     """
     folders = _folders(output, ledger_folder)
     with closing(_open(output, ledger_folder)) as ledger:
-        status = Status(ledger.counts(), ledger.codes(), ledger.totals(), ledger.last_run() or {})
+        status = _status(ledger, folders.output)
         unfinished = list(islice((r for r in ledger.studies() if r["state"] not in FINISHED), _MOST_ROWS))
         done = (r["study"] for r in ledger.studies() if r["state"] in FINISHED)
         pictures = [h for h in done if (folders.results / h / "overlay.png").is_file()] if thumbnails else []

@@ -6,18 +6,19 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from medpanoptic import __version__
 from medpanoptic.batch.cluster import Session
 from medpanoptic.batch.keys import load_key, model_hash, parameter_hash
-from medpanoptic.batch.ledger import Ledger, only_run
+from medpanoptic.batch.ledger import Ledger
+from medpanoptic.batch.lock import only_run
 from medpanoptic.batch.log import Progress, log_event, log_file
 from medpanoptic.batch.loop import Loop
 from medpanoptic.batch.outputs import remove_drafts
 from medpanoptic.batch.plan import Wanted, plan, rebuild
-from medpanoptic.batch.scan import scan_inputs
+from medpanoptic.batch.scan import StudyIndex, scan_inputs
 from medpanoptic.batch.settings import ChildSettings, Folders, Limits, Summary
 from medpanoptic.batch.stop import StopSignal
 from medpanoptic.bundle import load_bundle
@@ -60,53 +61,77 @@ def run_batch(
     Raises BatchError (BATCH-*, LEDGER-*, OUTPUT-DISK, NO-GPU, SCHEDULER-LOST), ModelError, ReadError (NOT-FOUND),
     WriteError (FORMAT-UNKNOWN).
     """
-    limits = limits or Limits()
+    limits, cores = limits or Limits(), os.cpu_count() or 1
+    workers = workers or max(1, cores // 2)
     folders = Folders(Path(output).absolute(), None if ledger_folder is None else Path(ledger_folder).absolute())
-    bundle = load_bundle(model)
-    names = None if formats is None else tuple(_check_formats(formats))
-    cores = os.cpu_count() or 1
-    count = workers or max(1, cores // 2)
-    hashes = model_hash(bundle), parameter_hash({"formats": names, "pixel_size_um": pixel_size_um})
-    place = str(bundle.folder.resolve()), str(folders.output)
-    threads = threads or max(1, cores // count)
-    settings = ChildSettings(*place, names, pixel_size_um, device, threads, *hashes)
+    settings = _child_settings(model, folders, formats, pixel_size_um, device, threads or max(1, cores // workers))
     run = secrets.token_hex(6)
+    wanted = Wanted(run, settings.model_hash, settings.parameter_hash, again)
     with ExitStack() as stack:
         stack.enter_context(only_run(folders.output))
-        ledger = _open_ledger(folders, resume)
-        stack.callback(ledger.close)
-        folders.results.mkdir(exist_ok=True)
-        folders.work.mkdir(mode=0o700, exist_ok=True)
+        ledger = stack.enter_context(closing(_open_ledger(folders, resume)))
         stack.enter_context(log_file(Path(log) if log is not None else folders.output / "batch.log", log_level))
         stop = stack.enter_context(StopSignal(limits.grace_s))
         key = load_key(folders.key if key_file is None else Path(key_file))
-        if drafts := remove_drafts(folders.results, folders.work):
-            log_event("drafts removed", number=drafts)
-        begun = time.monotonic()
-        index = scan_inputs([Path(path) for path in inputs], key, folders.output, scanning)
-        stack.callback(index.close)
-        log_event("scanned", run=run, files=index.files, seconds=round(time.monotonic() - begun, 3))
-        ledger.begin_run(
-            run,
-            model=bundle.name,
-            model_hash=hashes[0],
-            parameter_hash=hashes[1],
-            parameters=f"formats={','.join(names or ('usual',))} pixel_size_um={pixel_size_um}",
-            software=__version__,
-            workers=count,
-        )
-        wanted = Wanted(run, *hashes, again)
+        index = stack.enter_context(closing(_scan(inputs, key, folders, run, scanning)))
+        _begin(ledger, settings, run, workers)
         unchanged = plan(index, ledger, folders, wanted)
         loop = Loop(wanted, index, ledger, folders, limits, stop, None if metrics is None else Path(metrics), progress)
         begun = time.monotonic()
-        stopped = loop.work(lambda: Session(scheduler, count, settings, limits, gpu)) if loop.total else ""
+        stopped = loop.work(lambda: Session(scheduler, workers, settings, limits, gpu)) if loop.total else ""
         seconds = time.monotonic() - begun
-        remove_drafts(folders.results, folders.work)
-        ledger.end_run(run, stopped, seconds, loop.ended)
-        ledger.export(folders.output / "ledger.jsonl")
+        _end(ledger, folders, run, stopped, seconds, loop.ended)
         summary = Summary(ledger.counts(), unchanged, seconds, stopped, dict(index.skipped))
         log_event("ended", run=run, stopped=stopped, unchanged=unchanged, seconds=round(seconds, 3), **summary.counts)
     return summary
+
+
+def _child_settings(
+    model: str | Path,
+    folders: Folders,
+    formats: Sequence[str] | None,
+    pixel_size_um: float | None,
+    device: str,
+    threads: int,
+) -> ChildSettings:
+    bundle = load_bundle(model)
+    names = None if formats is None else tuple(_check_formats(formats))
+    hashes = model_hash(bundle), parameter_hash({"formats": names, "pixel_size_um": pixel_size_um})
+    return ChildSettings(
+        str(bundle.folder.resolve()), str(folders.output), names, pixel_size_um, device, threads, *hashes
+    )
+
+
+def _scan(
+    inputs: Sequence[str | Path], key: bytes, folders: Folders, run: str, scanning: Callable[[int], None] | None
+) -> StudyIndex:
+    """Make the output folder ready, and find the studies."""
+    folders.results.mkdir(exist_ok=True)
+    folders.work.mkdir(mode=0o700, exist_ok=True)
+    if drafts := remove_drafts(folders.results, folders.work):
+        log_event("drafts removed", number=drafts)
+    begun = time.monotonic()
+    index = scan_inputs([Path(path) for path in inputs], key, folders.output, scanning)
+    log_event("scanned", run=run, files=index.files, seconds=round(time.monotonic() - begun, 3))
+    return index
+
+
+def _begin(ledger: Ledger, settings: ChildSettings, run: str, workers: int) -> None:
+    ledger.begin_run(
+        run,
+        model=Path(settings.model).name,
+        model_hash=settings.model_hash,
+        parameter_hash=settings.parameter_hash,
+        parameters=f"formats={','.join(settings.formats or ('usual',))} pixel_size_um={settings.pixel_size_um}",
+        software=__version__,
+        workers=workers,
+    )
+
+
+def _end(ledger: Ledger, folders: Folders, run: str, stopped: str, seconds: float, ended: int) -> None:
+    remove_drafts(folders.results, folders.work)
+    ledger.end_run(run, stopped, seconds, ended)
+    ledger.export(folders.output / "ledger.jsonl")
 
 
 def _check_formats(formats: Sequence[str]) -> Sequence[str]:

@@ -96,12 +96,8 @@ class _Bar(Progress):
 
     def show(self, figures: Figures) -> None:
         """Show how far the batch is."""
-        left = "" if figures.eta_s is None else f", {_clock(figures.eta_s)} left"
+        from medpanoptic.batch.report import clock
+
+        left = "" if figures.eta_s is None else f", {clock(figures.eta_s)} left"
         rate = f"{figures.running} running, {figures.per_hour:.0f} per hour{left}"
         self.update(self._task, total=figures.total, completed=figures.ended, description=rate)
-
-
-def _clock(seconds: float) -> str:
-    """3725 -> 1:02:05."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

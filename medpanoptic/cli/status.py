@@ -43,7 +43,7 @@ def status(
         with Live() as live:
             while True:
                 live.update(Group(*_tables(found)))
-                if found.ended:
+                if not found.working:
                     break
                 time.sleep(1)
                 found = read_status(output, ledger_folder=ledger)

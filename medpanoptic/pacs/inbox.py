@@ -29,7 +29,7 @@ from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import UID
 
 from medpanoptic.batch.keys import file_digest, study_handle
-from medpanoptic.batch.ledger import only_run
+from medpanoptic.batch.lock import only_run
 from medpanoptic.batch.log import log_event
 from medpanoptic.batch.outputs import sync_folder
 from medpanoptic.batch.scan import HOLD

@@ -15,7 +15,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from medpanoptic.batch.ledger import Ledger, only_run
+from medpanoptic.batch.ledger import Ledger
+from medpanoptic.batch.lock import only_run
 from medpanoptic.batch.log import log_event, log_file
 from medpanoptic.batch.outputs import results
 from medpanoptic.batch.settings import Folders

@@ -16,11 +16,12 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def outcome(record_property: Callable[[str, object], None]) -> Callable[[str, str], None]:
-    """Return a function: note what a fault led to, and check that docs/batch.md says the same."""
+def outcome(record_property: Callable[[str, object], None]) -> Callable[[str, str, str], None]:
+    """Return a function: note what a fault led to and how it was made, and check that docs/batch.md says the same."""
 
-    def note(fault: str, result: str) -> None:
-        record_property(fault, result)
-        assert f"| {fault} | {result} |" in DOCS.read_text(encoding="utf-8")
+    def note(fault: str, result: str, made_by: str) -> None:
+        row = f"| {fault} | {result} | {made_by} |"
+        record_property("fault", row)
+        assert row in DOCS.read_text(encoding="utf-8")
 
     return note

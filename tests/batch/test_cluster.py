@@ -17,7 +17,7 @@ from tiny_batch import study_uid, wait_for, workers_of, write_study
 from medpanoptic.batch import Limits, Summary, run_batch
 from medpanoptic.errors import BatchError
 
-Outcome = Callable[[str, str], None]
+Outcome = Callable[[str, str, str], None]
 LIMITS = Limits(backoff_s=0.05, min_free_mb=1, worker_timeout_s=60)
 
 
@@ -110,8 +110,16 @@ def test_a_worker_or_scheduler_that_dies_costs_no_study(
     # what the cluster logs is read by many
     said = dask_.log.read_text("utf-8")
     assert not [word for word in ("ZZPLANTED", study_uid(0)) if word in said]
-    outcome("dask worker killed", "its children end with it; its studies run on another worker")
-    outcome("scheduler restart", "the client finds it again and hands out anew what was running")
+    outcome(
+        "dask worker killed",
+        "its children end with it; its studies run on another worker",
+        "SIGKILL",
+    )
+    outcome(
+        "scheduler restart",
+        "the client finds it again and hands out anew what was running",
+        "SIGKILL, started again",
+    )
 
 
 def test_no_worker_that_fits_ends_the_run(tmp_path: Path, tiny_model: Path, dask_: Dask, outcome: Outcome) -> None:
@@ -125,7 +133,11 @@ def test_no_worker_that_fits_ends_the_run(tmp_path: Path, tiny_model: Path, dask
     summary = run_batch([tmp_path / "in"], tmp_path / "out", gpu=True, **options)
     assert (summary.stopped, summary.status, summary.counts["queued"]) == ("NO-WORKER", 4, 1)
     assert worker.poll() is None
-    outcome("no GPU worker", "NO-WORKER after 60 s (NO-GPU at once on one machine); the studies stay queued")
+    outcome(
+        "no GPU worker",
+        "NO-WORKER after 60 s (NO-GPU at once on one machine); the studies stay queued",
+        "a cluster without the resource",
+    )
 
 
 def test_a_gpu_asked_for_and_not_there_is_named(

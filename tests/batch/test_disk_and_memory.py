@@ -26,7 +26,7 @@ from medpanoptic.errors import BatchError
 from medpanoptic.io import read_result
 from medpanoptic.segmenter import Segmenter
 
-Outcome = Callable[[str, str], None]
+Outcome = Callable[[str, str, str], None]
 
 
 @pytest.fixture
@@ -74,7 +74,11 @@ def test_a_batch_stops_before_the_disk_is_full(
     write_study(tmp_path / "in", 1)
     summary = run_batch([tmp_path / "in"], small_disk, model=tiny_model, workers=1, limits=Limits(min_free_mb=50))
     assert (summary.stopped, summary.status, summary.counts["queued"]) == ("DISK-FULL", 4, 1)
-    outcome("disk full", "DISK-FULL: no further study is started, none is half written, the rest stays queued")
+    outcome(
+        "disk full",
+        "DISK-FULL: no further study is started, none is half written, the rest stays queued",
+        "tmpfs of 1 MiB",
+    )
 
 
 def test_a_ledger_that_cannot_grow_is_named(small_disk: Path) -> None:
@@ -90,7 +94,11 @@ def test_a_read_only_output_is_named(small_disk: Path, tmp_path: Path, tiny_mode
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     with pytest.raises(BatchError, match="OUTPUT-DISK"):
         run_batch([tmp_path / "in"], small_disk, model=tiny_model)
-    outcome("read-only output", "OUTPUT-DISK, before any work")
+    outcome(
+        "read-only output",
+        "OUTPUT-DISK, before any work",
+        "tmpfs, remounted",
+    )
 
 
 def test_too_little_memory_goes_on_with_smaller_windows(tmp_path: Path, outcome: Outcome) -> None:
@@ -115,4 +123,8 @@ def test_too_little_memory_goes_on_with_smaller_windows(tmp_path: Path, outcome:
     assert made.fallback == "windows 1/2 as wide"
     result = read_result(tmp_path / "out" / "results" / the_study(tmp_path / "large").handle)
     assert result.provenance.parameters["window"] == [48, 48, 48]
-    outcome("out of memory", "MEMORY-CAP, done with windows 1/2 as wide; recorded as fallback")
+    outcome(
+        "out of memory",
+        "MEMORY-CAP, done with windows 1/2 as wide; recorded as fallback",
+        "a cap that whole windows pass",
+    )

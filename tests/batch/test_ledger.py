@@ -18,7 +18,7 @@ from medpanoptic.batch.policy import Tries, decide, is_settled
 from medpanoptic.batch.settings import FAILED, QUARANTINED, REFUSED, Limits, Outcome, Study, Summary
 from medpanoptic.errors import BatchError
 
-Note = Callable[[str, str], None]
+Note = Callable[[str, str, str], None]
 STUDY = Study("ab" * 10, "dicom", (("/data/x", 10, 1),), "f")
 
 
@@ -31,7 +31,11 @@ def test_a_locked_ledger_is_named(tmp_path: Path, outcome: Note) -> None:
         assert ledger.counts()["queued"] == 0  # readers do not wait
         other.execute("ROLLBACK")
         ledger.begin_run("one")
-    outcome("ledger locked", "LEDGER-LOCKED after 30 s; readers are not held up")
+    outcome(
+        "ledger locked",
+        "LEDGER-LOCKED after 30 s; readers are not held up",
+        "another program's transaction",
+    )
 
 
 def test_a_clock_that_jumps_moves_no_duration(tmp_path: Path, outcome: Note) -> None:
@@ -45,7 +49,11 @@ def test_a_clock_that_jumps_moves_no_duration(tmp_path: Path, outcome: Note) -> 
         row, run = ledger.get(STUDY.handle) or {}, ledger.last_run() or {}
         assert (row["started"], row["duration_s"]) == (5e8, 1.5)
         assert (run["started"], run["ended"], run["seconds"]) == (1e9, 2e9, 2.5)
-    outcome("clock jump", "durations and deadlines are monotonic; wall time is only noted")
+    outcome(
+        "clock jump",
+        "durations and deadlines are monotonic; wall time is only noted",
+        "a clock that goes back",
+    )
 
 
 def test_a_run_that_ended_without_a_word_leaves_nothing_running(tmp_path: Path) -> None:

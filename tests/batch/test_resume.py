@@ -22,13 +22,14 @@ from tiny_batch import study_uid, wait_for, workers_of, write_study
 
 from medpanoptic.batch import Limits, Summary, run_batch
 from medpanoptic.batch.keys import load_key, study_handle
-from medpanoptic.batch.ledger import Ledger, only_run
+from medpanoptic.batch.ledger import Ledger
+from medpanoptic.batch.lock import only_run
 from medpanoptic.batch.report import find_study, read_status
 from medpanoptic.errors import BatchError
 
 STUDIES = 6
 LIMITS = Limits(backoff_s=0.05, min_free_mb=1)
-Outcome = Callable[[str, str], None]
+Outcome = Callable[[str, str, str], None]
 
 
 def start(place: Path, model: Path) -> subprocess.Popen[str]:
@@ -39,6 +40,13 @@ def start(place: Path, model: Path) -> subprocess.Popen[str]:
     words = ["batch", place / "in", "-o", place / "out", "-m", model, "--workers", 1, "--threads", 1, "--resume"]
     command = [sys.executable, "-m", "medpanoptic", *map(str, words)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def wait_with(client: subprocess.Popen[str], condition: Callable[[], Any]) -> Any:
+    """Return the first true value of a condition, while the client runs."""
+    found = wait_for(lambda: client.poll() is not None or condition(), 300)
+    assert client.poll() is None, client.communicate()
+    return found
 
 
 def run(place: Path, model: Path, **options: Any) -> Summary:
@@ -70,7 +78,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_sigterm_ends_it_cleanly(place: Path, tiny_model: Path, outcome: Outcome) -> None:
     client = start(place, tiny_model)
-    wait_for(lambda: list(workers_of(place / "out")), 300)
+    wait_with(client, lambda: list(workers_of(place / "out")))
     client.send_signal(signal.SIGTERM)
     out, err = client.communicate(timeout=60)
     assert client.returncode == 4, err
@@ -83,7 +91,11 @@ def test_sigterm_ends_it_cleanly(place: Path, tiny_model: Path, outcome: Outcome
     assert counts["queued"] == STUDIES - len(finished(place))
     assert not list((place / "out" / "results").glob(".*"))
     assert not list((place / "out" / ".work").iterdir())
-    outcome("SIGTERM", "running studies end, the others stay queued, exit status 4, no partial file")
+    outcome(
+        "SIGTERM",
+        "running studies end, the others stay queued, exit status 4, no partial file",
+        "sent to the client",
+    )
 
 
 def test_a_killed_client_takes_its_children_along_and_loses_nothing(
@@ -91,7 +103,7 @@ def test_a_killed_client_takes_its_children_along_and_loses_nothing(
 ) -> None:
     before = written(place)
     client = start(place, tiny_model)
-    children = wait_for(lambda: len(finished(place)) > len(before) and list(workers_of(place / "out")), 300)
+    children = wait_with(client, lambda: len(finished(place)) > len(before) and list(workers_of(place / "out")))
     everyone = [*children, *psutil.Process(client.pid).children(recursive=True)]
     client.kill()
     client.communicate()
@@ -108,8 +120,16 @@ def test_a_killed_client_takes_its_children_along_and_loses_nothing(
     # no result that was whole is made again
     assert {name for name, when in now.items() if killed.get(name) == when} == set(killed) - {torn.name}
     assert not list((place / "out" / "results").glob(".*"))
-    outcome("client killed and re-run", "children end with it; the re-run does what is missing and nothing twice")
-    outcome("result torn by a power cut", "the hash of an output differs: done again")
+    outcome(
+        "client killed and re-run",
+        "children end with it; the re-run does what is missing and nothing twice",
+        "SIGKILL to the client",
+    )
+    outcome(
+        "result torn by a power cut",
+        "the hash of an output differs: done again",
+        "an output cut short",
+    )
 
 
 def test_only_what_is_stale_is_done_again(place: Path, tiny_model: Path, outcome: Outcome) -> None:
@@ -135,8 +155,16 @@ def test_only_what_is_stale_is_done_again(place: Path, tiny_model: Path, outcome
     assert (picture["state"], picture["code"]) == ("refused", "INPUT-DIMS")
     assert find_study(place / "out", study_uid(3))["study"] == handle(place, 3)
     assert summary.status == 3
-    outcome("late slices", "the content differs: done again")
-    outcome("duplicate delivery", "same content: not done again, second copies are left out")
+    outcome(
+        "late slices",
+        "the content differs: done again",
+        "two more slices, one more run",
+    )
+    outcome(
+        "duplicate delivery",
+        "same content: not done again, second copies are left out",
+        "the study copied beside itself",
+    )
     # a refusal holds until the input, model or parameters change
     again = run(place, tiny_model, resume=True)
     assert (again.unchanged, written(place)) == (STUDIES + 1, now)
@@ -149,7 +177,11 @@ def _of_study_0(index: int, dataset: Any) -> None:
 def test_two_batches_do_not_share_a_folder(place: Path, tiny_model: Path, outcome: Outcome) -> None:
     with only_run(place / "out"), pytest.raises(BatchError, match="BATCH-RUNNING"):
         run(place, tiny_model, resume=True)
-    outcome("same study twice at once", "a second batch on a folder: BATCH-RUNNING; in two inputs: one study")
+    outcome(
+        "same study twice at once",
+        "a second batch on a folder: BATCH-RUNNING; in two inputs: one study",
+        "a second batch; overlapping inputs",
+    )
     with pytest.raises(BatchError, match=r"BATCH-EXISTS.*--resume"):
         run(place, tiny_model)
 
@@ -163,7 +195,11 @@ def test_a_damaged_ledger_is_made_again_from_the_results(place: Path, tiny_model
     assert summary.counts["done"] + summary.counts["done-empty"] == STUDIES
     assert written(place) == before
     assert len(list((place / "out").glob("ledger.sqlite.damaged-*"))) == 1
-    outcome("ledger damaged", "LEDGER-DAMAGED; --resume puts it aside and makes it again from the results")
+    outcome(
+        "ledger damaged",
+        "LEDGER-DAMAGED; --resume puts it aside and makes it again from the results",
+        "random bytes",
+    )
 
 
 def test_the_command_tells_how_it_went(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -105,7 +105,7 @@ def storm(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Storm:
         logging.getLogger(name).setLevel(logging.DEBUG)
     thread.start()
     try:
-        limits = Limits(deadline_s=5, attempts=3, backoff_s=0.05, studies_per_child=4, min_free_mb=1)
+        limits = Limits(deadline_s=10, attempts=3, backoff_s=0.05, studies_per_child=4, min_free_mb=1)
         options: dict[str, Any] = {"model": tiny_model, "workers": 1, "threads": 1, "key_file": place / "key"}
         summary = run_batch([place / "in"], output, limits=limits, log_level="DEBUG", **options)
     finally:
@@ -121,7 +121,7 @@ def storm(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Storm:
     return Storm(output, summary, handles, rows, (place / "said.log").read_text("utf-8"))
 
 
-Outcome = Callable[[str, str], None]
+Outcome = Callable[[str, str, str], None]
 
 
 def test_every_study_ends_in_one_state_with_a_code(storm: Storm) -> None:
@@ -142,32 +142,40 @@ def test_a_poison_study_is_quarantined_and_the_others_finish(storm: Storm, outco
     assert storm.row(POISON)["state"] == "quarantined"
     assert storm.row(POISON)["attempts"] == 3
     assert not (storm.output / "results" / storm.handles[POISON]).exists()
-    outcome("poison study, codec segfault", "quarantined after 3 attempts, CHILD-SEGFAULT; the others finish")
+    outcome(
+        "poison study, codec segfault",
+        "quarantined after 3 attempts, CHILD-SEGFAULT; the others finish",
+        "SIGSEGV at each attempt",
+    )
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "fault"),
+    ("number", "code", "fault", "by"),
     [
-        (ABORTED, "CHILD-ABORTED", "library aborts"),
-        (KILLED, "CHILD-KILLED", "worker child killed"),
-        (HUNG, "DEADLINE", "hang, GIL held past every heartbeat"),
-        (TORN, "CHILD-KILLED", "power cut between write and rename"),
+        (ABORTED, "CHILD-ABORTED", "library aborts", "SIGABRT"),
+        (KILLED, "CHILD-KILLED", "worker child killed", "SIGKILL"),
+        (HUNG, "DEADLINE", "hang, GIL held past every heartbeat", "SIGSTOP, deadline 10 s"),
+        (TORN, "CHILD-KILLED", "power cut between write and rename", "SIGKILL when the draft folder appears"),
     ],
 )
 def test_a_child_that_dies_or_hangs_once_is_replaced(
-    storm: Storm, outcome: Outcome, number: int, code: str, fault: str
+    storm: Storm, outcome: Outcome, number: int, code: str, fault: str, by: str
 ) -> None:
     assert storm.attempts(number) == [code, ""]
     assert storm.row(number)["state"] in {"done", "done-empty"}
     read_result(storm.output / "results" / storm.handles[number])
-    outcome(fault, f"{code}, done at the second attempt")
+    outcome(fault, f"{code}, done at the second attempt", by)
 
 
 def test_an_unreadable_study_is_refused_at_once(storm: Storm, outcome: Outcome) -> None:
     assert storm.row(GARBLED)["state"] == "refused"
     assert storm.attempts(GARBLED) == [storm.row(GARBLED)["code"]] == ["GEO-PIXEL-SPACING"]
     assert storm.row(GARBLED)["stage"] == "read"
-    outcome("unreadable study", "refused with the reader's code, not tried again")
+    outcome(
+        "unreadable study",
+        "refused with the reader's code, not tried again",
+        "garbled PixelSpacing",
+    )
 
 
 def test_nothing_is_left_over(storm: Storm) -> None:
