@@ -78,11 +78,28 @@ def test_monai_deploy_container(tmp_path, model, run):
     assert kinds((tmp_path / "output" / "input").glob("*.dcm")) == ["SEG", "SR"]
 
 
-def test_what_the_dockerfiles_name_is_there():
-    for name in ("mercure", "monai_deploy"):
-        text = (EXAMPLES / name / "Dockerfile").read_text()
-        for path in re.findall(r"/src/([\w./-]+)", text):
-            assert (EXAMPLES.parent / path).exists(), path
+@pytest.mark.parametrize("name", ["mercure", "monai_deploy"])
+def test_the_steps_of_a_dockerfile_run_and_leave_its_command(tmp_path, name):
+    """All but ``pip install``, in a folder that stands for the root of the image."""
+    lines = (EXAMPLES / name / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
+    for part in ("examples", "workflows/sarcoma_petct"):
+        shutil.copytree(EXAMPLES.parent / part, tmp_path / "src" / part)
+    (steps,) = [line.removeprefix("RUN ") for line in lines if line.startswith("RUN ")]
+    assert " /src " in steps.partition("pip install")[2]
+    steps = re.sub(r"(?<=\s)/(?=[a-z])", f"{tmp_path}/", steps.replace("pip install", "true"))
+    subprocess.run(["sh", "-eu", "-c", steps], check=True, cwd=tmp_path)
+    assert not (tmp_path / "src").exists()
+    (command,) = [json.loads(line.removeprefix("CMD ")) for line in lines if line.startswith("CMD ")]
+    script = tmp_path / command[0].lstrip("/")
+    assert os.access(script, os.X_OK)
+    subprocess.run(["sh", "-n", script], check=True)
+    named = [part.partition("=") for line in lines if line.startswith("ENV ") for part in line.split()[1:]]
+    for variable, _, path in named:
+        if path.startswith("/") and path != "/tmp":
+            assert (tmp_path / path.lstrip("/")).exists(), variable
+
+
+def test_the_manifests_agree():
     app = json.loads((EXAMPLES / "monai_deploy" / "app.json").read_text())
     package = json.loads((EXAMPLES / "monai_deploy" / "pkg.json").read_text())
     assert app["command"] == package["applicationRoot"] + "run.sh"
