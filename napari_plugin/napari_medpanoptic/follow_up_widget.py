@@ -116,7 +116,11 @@ class FollowUpWidget(QWidget):
             self.said.setText(str(found))
             return
         result, registration, volume, baseline = found
-        self.prior = propose(self.reading.session, result, registration, volume)
+        try:
+            self.prior = propose(self.reading.session, result, registration, volume)
+        except MedpanopticError as error:
+            self.said.setText(str(error))
+            return
         way = "in one frame of reference" if registration.method == "frame" else "registered rigidly"
         if volume is None:
             way = "taken to lie in one space, since the prior study is not open"

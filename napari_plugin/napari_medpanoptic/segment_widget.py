@@ -119,10 +119,7 @@ class SegmentWidget(QWidget):
             self.model_box.currentText(),
             self.device_box.currentText(),
             _start_thread=False,
-            _connect={
-                "returned": partial(self._show_outcome, chosen),
-                "finished": self._finish,
-            },
+            _connect={"returned": partial(self._show_outcome, chosen), "finished": self._finish},
         )
         self._set_running(True)
         self.status.setText("Loading the model")

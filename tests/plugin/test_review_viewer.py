@@ -62,8 +62,9 @@ def study_review(real_viewer, case, qtbot):
     return dock
 
 
-def test_a_reading_by_keyboard_from_open_to_signed_seg_and_sr(real_viewer, study_review, qtbot, capsys):
-    from qtpy.QtCore import QPoint, Qt
+def test_a_reading_by_keyboard_from_open_to_signed_seg_and_sr(real_viewer, study_review, qtbot, capsys, monkeypatch):
+    from napari_medpanoptic import sign_box
+    from qtpy.QtCore import QPoint, Qt, QTimer
 
     widget = study_review
     reading, canvas = widget.reading, canvas_of(real_viewer)
@@ -102,14 +103,29 @@ def test_a_reading_by_keyboard_from_open_to_signed_seg_and_sr(real_viewer, study
     assert widget.progress.text().startswith(f"sarcoma: {len(lesions)} of {len(lesions)} read")
 
     widget.sign_box.name.setText("B. Reader")
+    told, ticks, timer = [], [], QTimer()
+    widget.sign_box.steps.told.connect(lambda part, step: told.append((part, step)))
+    timer.timeout.connect(lambda: ticks.append(1))
+    timer.start(20)
     qtbot.mouseClick(widget.sign_box.button, Qt.MouseButton.LeftButton)
     signed = widget.case / "review" / "v1"
     assert reading.locked  # the files are written by a worker; the window is free
+    assert widget.sign_box.bar.isVisible()
     qtbot.keyClick(canvas, Qt.Key.Key_R)
     assert [e.action for e in reading.session.edits][-1] == "unsure"
     qtbot.waitUntil(lambda: widget.sign_box.worker is None, timeout=120000)
+    timer.stop()
+    assert len(ticks) >= 5  # the window lived on
+    assert [part for part, _ in told] == sorted(part for part, _ in told)
+    assert {"nifti", "dicom-seg", "dicom-sr", "dicom-sc", "list", "hashes", "signed"} <= {step for _, step in told}
+    assert not widget.sign_box.bar.isVisible()
     assert not reading.things.editable
-    assert "locked" in widget.sign_box.said.text()
+    said = widget.sign_box.said.text()
+    assert all(part in said for part in ("Signed as v1 and locked", str(signed), "seg.dcm", "sr.dcm", "lesions.csv"))
+    opened = []
+    monkeypatch.setattr(sign_box.QDesktopServices, "openUrl", opened.append)
+    qtbot.mouseClick(widget.sign_box.files, Qt.MouseButton.LeftButton)
+    assert opened[0].toLocalFile() == str(signed)
     verdicts = sorted(s.verdict for s in read_result(signed).things)
     assert verdicts == ["accepted"] * (len(lesions) - 1) + ["unsure"]
     for name in ("seg.dcm", "sr.dcm"):
