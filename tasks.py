@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -161,15 +162,37 @@ def fix(python: str) -> int:
 
 
 def audit(arguments: list[str]) -> int:
-    """Run pip-audit, in an environment of its own, on the pinned versions; one that it cannot look up is a failure."""
+    """Run pip-audit, in an environment of its own, on the pinned versions.
+
+    Returns 0 where none has a known hole, 1 where one has, 3 where that could not be found out: a version that cannot
+    be looked up counts as not audited, never as clean.
+    """
     folder = ROOT / ".venv-audit"
     if not venv_python(folder).exists():
         say("making .venv-audit ...")
         venv.create(folder, with_pip=True, symlinks=os.name != "nt")
     python = str(venv_python(folder))
-    must([python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "pip-audit>=2.7"])
-    pinned = ["--strict", "--no-deps", "--disable-pip", "-r", "constraints.txt"]
-    return run([python, "-m", "pip_audit", *pinned, *arguments])
+    if run([python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "pip-audit>=2.7"]):
+        return not_audited("pip-audit cannot be installed: no package index is reachable")
+    pinned = ["--strict", "--no-deps", "--disable-pip", "--progress-spinner", "off", "-r", "constraints.txt"]
+    command = [python, "-m", "pip_audit", *pinned, *arguments]
+    done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    holes = re.search(r"^Found \d+ known vulnerabilit.*", done.stderr, re.MULTILINE)
+    if done.returncode == 0:
+        say("audit: no pinned version has a known hole")
+        return 0
+    if holes:
+        say(f"audit: {holes.group(0)}; raise these versions in constraints.txt")
+        return 1
+    # the last line says why; what stands above it is a traceback, or advice
+    return not_audited((done.stderr.strip().splitlines() or ["pip-audit said nothing"])[-1])
+
+
+def not_audited(why: str) -> int:
+    """Say that nothing is known, and return the status for it."""
+    say(f"AUDIT-UNREACHABLE: {why}")
+    say("nothing was audited; run it again where the advisory service (https://pypi.org) can be reached")
+    return 3
 
 
 def main() -> int:

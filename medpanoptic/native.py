@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medpanoptic.geometry import Affine, check_affine
-from medpanoptic.result import Box
+from medpanoptic.result import Box, count_ids
 
 _BLUR_VOXELS = 0.7
 # native voxels worked on at a time
@@ -134,7 +134,8 @@ def smooth_ids(ids: NDArray[np.int32], things: Sequence[int], grids: Grids) -> N
     borders between touching things are nearest neighbour. Equal shares go to things, then to the smaller id.
     """
     is_thing = np.isin(ids, things)
-    others = [int(i) for i in np.unique(ids) if i not in set(things)]
+    void = [0] if bool((ids == 0).any()) else []
+    others = [*void, *(i for i in count_ids(ids) if i not in set(things))]
     shares = [_blur(is_thing), *(_blur(ids == other) for other in others)]
     extended = np.zeros_like(ids)
     if is_thing.any():

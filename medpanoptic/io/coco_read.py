@@ -20,7 +20,7 @@ from medpanoptic.errors import ReadError
 from medpanoptic.geometry import spatial_affine
 from medpanoptic.io.coco import rgb_to_ids
 from medpanoptic.io.limits import check_size
-from medpanoptic.result import PanopticResult, Provenance, Segment
+from medpanoptic.result import PanopticResult, Provenance, Segment, count_ids
 from medpanoptic.volume import Source, Volume
 
 # for categories of others, which carry no codes. Source: SNOMED CT
@@ -151,7 +151,7 @@ def _plane(
     ids = read_png_ids(path)
     if ids.shape != tuple(shape):
         raise ReadError("RESULT-SHAPE", f"{path.name} has shape {ids.shape}, the JSON says {tuple(shape)}")
-    unknown = sorted(set(np.unique(ids).tolist()) - {0} - set(rows))
+    unknown = sorted(set(count_ids(ids)) - set(rows))
     if unknown:
         raise ReadError("RESULT-IDS", f"{path.name} holds ids that the JSON does not list; first ones: {unknown[:10]}")
     crowd = [i for i, row in rows.items() if row.get("iscrowd")]
@@ -168,7 +168,7 @@ def _segments(
     path: Path,
 ) -> tuple[Segment, ...]:
     """Build the table; ``ids`` is changed where a stuff class has several segments."""
-    present = set(np.unique(ids).tolist()) - {0}
+    present = count_ids(ids)
     found: dict[int, Segment] = {}
     stuff: dict[int, int] = {}
     for number, row in ((i, row) for plane in rows for i, row in sorted(plane.items()) if i in present):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from medpanoptic.errors import ReadError
 from medpanoptic.io.dicom_seg_table import SegmentTable
-from medpanoptic.result import Segment
+from medpanoptic.result import Segment, count_ids
 
 Overlap = Literal["refuse", "first", "last"]
 
@@ -69,7 +69,7 @@ class Painter:
 
     def segments(self) -> tuple[Segment, ...]:
         """Return the segments that have a voxel, by number."""
-        present = set(np.unique(self._ids).tolist())
+        present = count_ids(self._ids)
         unique = {s.id: s for s in self._table.segments.values()}
         return tuple(s for s in unique.values() if s.id in present)
 
