@@ -31,7 +31,8 @@ from napari_medpanoptic.recist import Found, read_prior
 from napari_medpanoptic.recist_box import RecistBox
 from napari_medpanoptic.view import show_point
 
-HEADINGS = ("relation", "prior", "now", "trend", "volume", "doubling days", "mm apart", "confirmed")
+# VDT: volume doubling time
+HEADINGS = ("relation", "prior", "now", "trend", "volume", "VDT d", "mm apart", "confirmed")
 BUTTONS = (
     ("Confirm", "The pair in the boxes below is one lesion", "confirm"),
     ("Part", "The pair in the boxes below is not one lesion", "part"),
@@ -62,7 +63,7 @@ class FollowUpWidget(QWidget):
         self.prior_id, self.current_id = QSpinBox(), QSpinBox()
         for box in (self.prior_id, self.current_id):
             box.setMaximum(2**31 - 1)
-        self.mark_box = QCheckBox("mark the prior lesions in the picture")
+        self.mark_box = QCheckBox("outline the prior lesions in the picture (blue; red: gone)")
         self.mark_box.toggled.connect(self.refresh)
         self.recist = RecistBox(reading, self.pairs)
         grid = QGridLayout()

@@ -13,12 +13,18 @@ from napari_medpanoptic.keys import DISPLAY_KEYS, REVIEW_KEYS, Key
 _NAME = "medpanoptic_keys"
 _STYLE = "background: rgba(20, 22, 28, 235); color: #f0f0f0; border: 1px solid #ffd166; padding: 14px;"
 MOUSE = (
-    ("left click", "put the crosshair here"),
+    ("left click", "put the crosshair here; a lesion: to its row"),
+    ("Ctrl + click", "choose this lesion as well"),
+    ("Alt + drag", "zoom to a box"),
     ("Shift + move", "the crosshair follows the cursor"),
     ("right drag", "window: left and right width, up and down level"),
     ("wheel", "next slice (with the Planes dock), else zoom"),
 )
-NAPARI = (("2, 1, 3", "napari: brush, eraser, polygon"), ("6", "napari: pan and zoom"), ("[ ]", "napari: brush size"))
+NAPARI = (
+    ("P, E, 3", "napari: brush, eraser, polygon"),
+    ("Z", "napari: pan, zoom and click"),
+    ("[ ]", "napari: brush size"),
+)
 
 
 class HelpOverlay(QLabel):

@@ -9,7 +9,7 @@ import pandas as pd
 from qtpy.QtCore import QItemSelectionModel, Qt
 from qtpy.QtWidgets import QAbstractItemView, QTableView
 
-from napari_medpanoptic.lesion_table import LesionTable
+from napari_medpanoptic.lesion_table import MARKS, LesionTable
 
 _ROW_PIXELS = 22
 _LEAST_ROWS = 6
@@ -37,13 +37,19 @@ class LesionList(QTableView):
         before = self.rows.columns
         self.rows.set_table(table)
         if self.rows.columns != before:
-            self.resizeColumnsToContents()
+            self._fit_columns()
         row = self.rows.row_of(current)
         if row >= 0 and row not in self._chosen_rows():
             flags = QItemSelectionModel.SelectionFlag.ClearAndSelect | QItemSelectionModel.SelectionFlag.Rows
             index = self.rows.index(row, 0)
             self.selectionModel().setCurrentIndex(index, flags)
             self.scrollTo(index)
+
+    def _fit_columns(self) -> None:
+        self.resizeColumnsToContents()
+        # a verdict that comes later must fit too
+        longest = max(self.fontMetrics().horizontalAdvance(mark) for mark in MARKS.values())
+        self.setColumnWidth(self.rows.columns.index("status"), longest + 3 * self.fontMetrics().averageCharWidth())
 
     def chosen(self, current: int | None) -> list[int]:
         """Return the lesions that are selected, the current one first."""

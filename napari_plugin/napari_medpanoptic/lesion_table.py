@@ -25,8 +25,8 @@ COLUMNS: dict[str, tuple[str, str, int | None]] = {
     "note": ("note", "status", None),
 }
 MARKS = {"unread": "○ unread", "accepted": "✓ accepted", "rejected": "✗ rejected", "unsure": "? unsure"}
-# Okabe and Ito's palette: told apart by the colour blind, and the marks differ too
-COLORS = {"accepted": "#009e73", "rejected": "#d55e00", "unsure": "#e69f00"}
+# Okabe and Ito's hues, lightened for a dark window: told apart by the colour blind, and the marks differ too
+COLORS = {"accepted": "#35d0a5", "rejected": "#ff8a4c", "unsure": "#f0c24b"}
 
 
 class LesionTable(QAbstractTableModel):

@@ -1,21 +1,28 @@
-"""Where the lesions of a prior case were, as named points in the picture. napari models only, no Qt."""
+"""Where the lesions of a prior case were: outlines of balls of their volumes, seen in all planes. No Qt."""
 
 from __future__ import annotations
 
 from contextlib import suppress
 from typing import Any
 
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
 from medpanoptic.errors import ReviewError
-from medpanoptic.match import FollowUp, lesions_of, match_lesions
-from medpanoptic.review import ReviewSession
+from medpanoptic.geometry import to_index
+from medpanoptic.match import FollowUp, Lesion, lesions_of, match_lesions
+from medpanoptic.result import Box
+from medpanoptic.review import ReviewSession, stroke
+from medpanoptic.review.regions import Region, slices
 from napari_medpanoptic.reading import Reading
 
-# what became of them, told apart by the colour blind and by the word beside the point
-COLORS = {"gone": "#d55e00", "same": "#56b4e9"}
+# what became of them: blue for those that are still there, vermilion for those that are gone
+COLORS = {"gone": (0.84, 0.37, 0.0, 1.0), "same": (0.34, 0.71, 0.91, 1.0)}
 
 
 class PriorMarks:
-    """One Points layer with the middles of the prior lesions, in the space of the current study."""
+    """One Labels layer with the prior lesions, in the space of the current study; the cursor tells id and relation."""
 
     def __init__(self, reading: Reading) -> None:
         self.reading = reading
@@ -27,20 +34,49 @@ class PriorMarks:
         if self.layer is not None and self.layer in viewer.layers:
             viewer.layers.remove(self.layer)
         self.layer = None
-        if pairs is None or not pairs.prior:
+        balls = {} if pairs is None else self._balls(pairs.prior)
+        if pairs is None or not balls:
             return
         relation = {i: link.relation for link in pairs.links for i in link.prior_ids}
-        active = viewer.layers.selection.active
-        self.layer = viewer.add_points(
-            grid.display_points_of_mm([p.centroid_mm for p in pairs.prior]),
-            **self.reading.beside("prior"),
-            size=3,
-            out_of_slice_display=True,
-            face_color=[COLORS.get(relation[p.id], COLORS["same"]) for p in pairs.prior],
-            text={"string": [f"{p.id} {relation[p.id]}" for p in pairs.prior], "color": "white", "size": 9},
+        box, labels = _together(balls)
+        place, active = self.reading.beside("prior"), viewer.layers.selection.active
+        corner = [where.start for where in grid.display_slices(box)]
+        place["translate"] = grid.translate + np.array(corner) * grid.scale
+        self.layer = viewer.add_labels(
+            np.array(grid.order.to_display(labels), np.int32, order="C"),
+            **place,
+            colormap={
+                None: COLORS["same"],
+                0: (0.0,) * 4,
+                **{i: COLORS.get(relation[i], COLORS["same"]) for i in balls},
+            },
+            features=pd.DataFrame({"index": list(balls), "relation": [relation[i] for i in balls]}),
         )
+        self.layer.contour = 1
         self.layer.editable = False
         viewer.layers.selection.active = active
+
+    def _balls(self, lesions: tuple[Lesion, ...]) -> dict[int, Region]:
+        """Return {prior id: ball} in native voxels; what lies outside the current image is left out."""
+        grid = self.reading.grid
+        found = {}
+        for lesion in lesions:
+            middle = to_index([lesion.centroid_mm], grid.affine, len(grid.shape))
+            ball = stroke(middle, lesion.radius_mm, grid.affine, grid.shape)
+            if ball.mask.any():
+                found[lesion.id] = ball
+        return found
+
+
+def _together(balls: dict[int, Region]) -> tuple[Box, NDArray[np.int32]]:
+    """Return the box around all balls, and in it the id of each; where they overlap the later one."""
+    ends = np.array([ball.box for ball in balls.values()])
+    low, high = ends[..., 0].min(axis=0), ends[..., 1].max(axis=0)
+    labels = np.zeros(high - low, np.int32)
+    for lesion, ball in balls.items():
+        inner = tuple((a - start, b - start) for (a, b), start in zip(ball.box, low.tolist(), strict=True))
+        labels[slices(inner)][ball.mask] = lesion
+    return tuple(zip(low.tolist(), high.tolist(), strict=True)), labels
 
 
 def match_again(session: ReviewSession, pairs: FollowUp) -> FollowUp:

@@ -150,7 +150,7 @@ class SignBox(QGroupBox):
         reading.signing = False
         if isinstance(outcome, Path):
             self.folder = outcome
-            files = ", ".join(sorted(p.name for p in outcome.iterdir() if p.is_file()))
+            files = ", ".join(sorted(p.name + ("/" if p.is_dir() else "") for p in outcome.iterdir()))
             self.said.setText(f"Signed as {outcome.name} and locked. In {outcome}:\n{files}")
         else:
             self.said.setText(str(outcome))

@@ -96,10 +96,14 @@ def test_a_prior_study_is_followed_from_the_command_to_the_signed_files(
     # where the prior lesions were
     dock.mark_box.setChecked(True)
     marks = next(layer for layer in real_viewer.layers if layer.name.endswith(" prior"))
-    world = marks.data * marks.scale + marks.translate
-    expected = [np.array(reading.grid.display_points([A]))[0], np.array(reading.grid.display_points([B]))[0]]
-    np.testing.assert_allclose(world, np.array(expected) * reading.grid.scale + reading.grid.translate, atol=1e-6)
-    assert sorted(marks.text.values.tolist()) == ["2 same", "3 gone"]
+    assert marks.features.to_dict("list") == {"index": [2, 3], "relation": ["same", "gone"]}
+    assert marks.data.shape < reading.grid.shape  # no larger than it must be
+    for number, middle in ((2, A), (3, B)):
+        at = reading.grid.display_points([middle])[0] * reading.grid.scale + reading.grid.translate
+        assert marks.get_value(at, world=True) == number
+        mm3 = (marks.data == number).sum() * np.prod(marks.scale)
+        assert mm3 == pytest.approx(13**3 * 2, rel=0.1)  # of the same volume
+    assert not np.allclose(marks.get_color(2), marks.get_color(3))
     dock.mark_box.setChecked(False)
     assert marks not in real_viewer.layers
 

@@ -27,6 +27,7 @@ def run():
             QTest.keyClick(canvas, keys.pop(0))
         else:
             dock.tool_row.buttons["paint"].click()
+            dock.tool_row.size.setValue(30)
             at = QPoint(canvas.width() // 2, canvas.height() // 2)
             QTest.mousePress(canvas, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier, at)
             QTest.mouseRelease(canvas, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier, at)
