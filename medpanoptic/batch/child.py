@@ -16,7 +16,6 @@ import json
 import os
 import queue
 import signal
-import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -86,8 +85,8 @@ def main() -> None:
         if worker == 0:
             serve(pipes)
         status = os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1])
-        if status == 0:
-            return
+        if status == 0:  # the one who asked is gone; to tidy up all these libraries would take seconds
+            os._exit(0)
         pipes.say(died=status)
 
 
@@ -274,4 +273,3 @@ def _private_pipes() -> Pipes:
 
 if __name__ == "__main__":
     main()
-    sys.exit(0)

@@ -112,7 +112,8 @@ def _scan(
         log_event("drafts removed", number=drafts)
     begun = time.monotonic()
     index = scan_inputs([Path(path) for path in inputs], key, folders.output, scanning)
-    log_event("scanned", run=run, files=index.files, seconds=round(time.monotonic() - begun, 3))
+    seconds = round(time.monotonic() - begun, 3)
+    log_event("scanned", run=run, files=index.files, skipped=dict(index.skipped), seconds=seconds)
     return index
 
 

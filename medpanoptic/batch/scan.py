@@ -62,17 +62,23 @@ class StudyIndex:
                 if progress is not None:
                     progress(self.files)
         self._database.execute("COMMIT")
+        if closed := _closed_folders(root):
+            self.skipped["folder that cannot be opened, with all that is in it"] += closed
 
     def _add(self, path: Path, reason: str) -> None:
         if reason:
             self.skipped[reason] += 1
             return
         try:
-            found = _classify(path)
             status = path.stat()
         except OSError:
-            self.skipped["cannot be opened"] += 1
+            self.skipped["gone, or in a folder that cannot be opened"] += 1
             return
+        try:
+            found = _classify(path)
+        except OSError:
+            # it may be a slice: the studies beside it must not go on without it
+            found = ("damaged", "")
         if found is None:
             self.skipped["neither DICOM nor an image"] += 1
             return
@@ -82,7 +88,7 @@ class StudyIndex:
         self._database.execute("INSERT OR IGNORE INTO files VALUES (?, ?, ?, ?, ?, ?)", row)
 
     def attach_damaged(self) -> None:
-        """Give each unreadable DICOM file to the studies beside it, whose reader tells what that means for them.
+        """Give each unreadable file to the studies beside it, whose reader tells what that means for them.
 
         One that lies alone becomes a study of its own, so that it is refused and not lost.
         """
@@ -159,6 +165,14 @@ def _regular_files(root: Path, excluded: Path) -> Iterator[tuple[Path, str]]:
                 ours = folder if any((folder / name).is_file() for name in ("segments.json", HOLD)) else None
         if ours is None and not path.is_relative_to(excluded):
             yield path, reason
+
+
+def _closed_folders(root: Path) -> int:
+    """Count the folders that this user may not look into."""
+    closed: list[OSError] = []
+    for _ in os.walk(root, onerror=closed.append):
+        pass
+    return len(closed)
 
 
 def _classify(path: Path) -> tuple[str, str] | None:

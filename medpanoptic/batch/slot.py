@@ -20,7 +20,7 @@ import psutil
 from medpanoptic.batch.settings import ChildSettings, Limits, Outcome, Study
 
 _POLL_S = 0.05
-_START_S = 180.0  # to import the libraries and load the model, on a slow disk
+_START_S = 600.0  # to import the libraries and load the model: on a slow disk, on a machine with much else to do
 _START_ATTEMPTS = 3
 _DIE_S = 10.0
 _SEGFAULTS = {"SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE"}

@@ -44,7 +44,7 @@ def start(place: Path, model: Path) -> subprocess.Popen[str]:
 
 def wait_with(client: subprocess.Popen[str], condition: Callable[[], Any]) -> Any:
     """Return the first true value of a condition, while the client runs."""
-    found = wait_for(lambda: client.poll() is not None or condition(), 300)
+    found = wait_for(lambda: client.poll() is not None or condition(), 600)
     assert client.poll() is None, client.communicate()
     return found
 
@@ -107,7 +107,7 @@ def test_a_killed_client_takes_its_children_along_and_loses_nothing(
     everyone = [*children, *psutil.Process(client.pid).children(recursive=True)]
     client.kill()
     client.communicate()
-    assert not psutil.wait_procs(everyone, timeout=20)[1]
+    assert not psutil.wait_procs(everyone, timeout=60)[1]
     killed = written(place)
     # what a cut at the worst moment leaves: a draft, and a result that is not whole
     shutil.copytree(finished(place)[0].parent, place / "out" / "results" / f".{handle(place, 0)}.0123abcd.part")
