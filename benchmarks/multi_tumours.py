@@ -26,7 +26,7 @@ from scipy import ndimage
 from validation import ARMS, ROOT
 
 from medpanoptic import Segmenter, Volume
-from medpanoptic.bundle import Bundle
+from medpanoptic.bundle import Bundle, load_bundle
 from medpanoptic.metrics.comparison import CaseScore, score_case
 from medpanoptic.metrics.contingency import overlap
 from medpanoptic.metrics.detection import assign
@@ -144,6 +144,11 @@ def main() -> None:
     warnings.simplefilter("ignore")
     for model in MODELS:
         if args.only not in (None, Path(model).name):
+            continue
+        if not (args.model or load_bundle(model, weights=False).weights_path.is_file()):
+            print(
+                f"\n== {Path(model).name}: train it first (its weights are not in the repository), then --model FOLDER"
+            )
             continue
         segmenter = Segmenter.load(args.model or model, "cpu")
         cases = native_cases(segmenter.bundle, args.data / "radiology" / "sts")

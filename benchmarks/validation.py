@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from medpanoptic import Segmenter, Volume, read_study, read_volume, write_result
+from medpanoptic.bundle import load_bundle
 from medpanoptic.metrics.pairs import find_pairs
 from medpanoptic.metrics.tables import class_table
 
@@ -200,6 +201,9 @@ def main() -> None:
     for model, data in MODELS.items():
         name = Path(model).name
         if args.only not in (None, name):
+            continue
+        if not (args.model or load_bundle(model, weights=False).weights_path.is_file()):
+            print(f"\n== {name}: train it first (its weights are not in the repository), then --model FOLDER")
             continue
         segmenter = Segmenter.load(args.model or model, "cpu")
         parameters = sum(p.numel() for p in segmenter.network.parameters())
