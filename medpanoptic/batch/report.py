@@ -20,7 +20,11 @@ from medpanoptic.batch.settings import FINISHED, OPEN, Folders
 from medpanoptic.errors import BatchError
 
 _MOST_ROWS, _MOST_PICTURES = 1000, 200
-_COLUMNS = ("study", "state", "code", "stage", "attempts", "fallback", "things", "duration_s", "peak_mb", "worker")
+# heading of the page -> field of the ledger
+_COLUMNS = {
+    "study": "study", "state": "state", "code": "code", "stage": "stage", "attempts": "attempts",
+    "seconds": "duration_s", "peak MiB": "peak_mb", "worker": "worker",
+}  # fmt: skip
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem;color:#1c2530}"
     "h1{font-size:1.5rem;margin:0}h2{font-size:1.1rem;margin:2rem 0 .5rem}"
@@ -30,6 +34,7 @@ _STYLE = (
     "code,td.h{font-family:ui-monospace,monospace;font-size:.85em}p.note{color:#51606f}"
     ".bar{display:flex;height:1.1rem;border-radius:.3rem;overflow:hidden;margin:1rem 0}"
     "figure{display:inline-block;margin:0 1rem 1rem 0;vertical-align:top}figure img{max-width:220px;max-height:220px}"
+    "td i{display:inline-block;width:.7em;height:.7em;margin-right:.5em;border-radius:.15em}"
     "figcaption{font-size:.75em;color:#51606f}.wide{overflow-x:auto}"
 )
 _COLORS = {
@@ -154,7 +159,8 @@ def write_report(output: str | Path, *, ledger_folder: str | Path | None = None,
     folders = _folders(output, ledger_folder)
     with closing(_open(output, ledger_folder)) as ledger:
         status = _status(ledger, folders.output)
-        unfinished = list(islice((r for r in ledger.studies() if r["state"] not in FINISHED), _MOST_ROWS))
+        ended_badly = (r for r in ledger.studies() if r["state"] not in (*OPEN, *FINISHED))
+        bad = sorted(islice(ended_badly, _MOST_ROWS), key=lambda row: (row["state"], row["code"]))
         done = (r["study"] for r in ledger.studies() if r["state"] in FINISHED)
         pictures = [h for h in done if (folders.results / h / "overlay.png").is_file()] if thumbnails else []
     parts = [
@@ -163,15 +169,16 @@ def write_report(output: str | Path, *, ledger_folder: str | Path | None = None,
         f"<h1>Batch: {html.escape(str(status.run.get('model', '')))}</h1><p class=note>medpanoptic {__version__}, "
         f"{time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())}. Research use only. Not a medical device.",
         _bar(status.counts),
-        _table(("state", "studies"), status.counts.items()),
+        _states(status.counts),
         "<h2>Figures</h2>" + _table(("figure", "value"), status.figures().items()),
     ]
     if status.codes:
         names = ("state", "code", "stage", "number")
         parts += ["<h2>Reasons</h2>", _table(names, ([r[n] for n in names] for r in status.codes))]
-    if unfinished:
-        more = " (the first 1000)" if len(unfinished) == _MOST_ROWS else ""
-        parts += [f"<h2>Not done{more}</h2>", _table(_COLUMNS, ([r[n] for n in _COLUMNS] for r in unfinished))]
+    if bad:
+        more = f" (the first {_MOST_ROWS})" if len(bad) == _MOST_ROWS else ""
+        rows = ([r[name] for name in _COLUMNS.values()] for r in bad)
+        parts += [f"<h2>Studies without a result{more}</h2>", _table(_COLUMNS, rows)]
     if thumbnails:
         shown = "".join(_figure(handle) for handle in pictures[:_MOST_PICTURES])
         parts += [f"<h2>Overlays ({min(len(pictures), _MOST_PICTURES)} of {len(pictures)})</h2>{shown}"]
@@ -196,6 +203,14 @@ def _bar(counts: Mapping[str, int]) -> str:
         if number
     )
     return f"<div class=bar>{parts}</div>"
+
+
+def _states(counts: Mapping[str, int]) -> str:
+    """Return the number of studies in each state, in the colours of the bar."""
+    rows = "".join(
+        f"<tr><td><i style='background:{_COLORS[state]}'></i>{state}{_cell(n)}" for state, n in counts.items()
+    )
+    return f"<table><tr><th>state<th>studies{rows}</table>"
 
 
 def _table(names: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
