@@ -21,12 +21,17 @@ from napari_medpanoptic.view import set_plane
 from PIL import Image
 from scipy import ndimage
 
+from medpanoptic.classes import ClassInfo, ClassTable
 from medpanoptic.io import write_result
-from medpanoptic.result import PanopticResult, Segment
+from medpanoptic.result import Dropped, PanopticResult, Provenance, Segment
+from medpanoptic.review import ReviewSession, sign
 from medpanoptic.samples import PHANTOM_CLASSES, SAMPLES, Sample, sample_path
 
 SIZE = (1400, 900)
 PATIENCE_S = 600
+# black is not drawn
+AIR = ClassInfo(3, "air", False, (0, 0, 0), PHANTOM_CLASSES[2].category, PHANTOM_CLASSES[2].type)
+CLASSES = ClassTable((PHANTOM_CLASSES[1], PHANTOM_CLASSES[2], AIR))
 
 
 def main(folder: Path) -> None:
@@ -49,58 +54,135 @@ def main(folder: Path) -> None:
 def review(folder: Path) -> None:
     """Write the pictures of docs/tutorial_review.md: every step of a reading."""
     from napari_medpanoptic.start import start_review
-    from qtpy.QtCore import QPoint, Qt
-    from qtpy.QtTest import QTest
 
     folder.mkdir(parents=True, exist_ok=True)
     viewer = napari.Viewer(show=True)
     viewer.window.resize(1560, 960)
     with tempfile.TemporaryDirectory() as place:
-        case = threshold_case(Path(place) / "sarcoma_petct")
-        widget = start_review(viewer, case, sample_path("sarcoma_petct"), reader="A. Reader")
-        canvas = viewer.window._qt_viewer.canvas.native
-        settle(lambda: False, seconds=2)
+        case, prior = threshold_cases(Path(place))
+        widget = start_review(viewer, case, sample_path("sarcoma_petct"), reader="A. Reader", prior=prior)
+        settle(lambda: False, seconds=1)
         widget.reading.go(widget.reading.current)
         take(viewer, folder / "review_1_open.png", fit=False)
-        for key in (Qt.Key.Key_W, Qt.Key.Key_W, Qt.Key.Key_F1):
-            QTest.keyClick(canvas, key)
-        take(viewer, folder / "review_2_keys.png", fit=False)
-        for key in (Qt.Key.Key_F1, Qt.Key.Key_W, Qt.Key.Key_P):
-            QTest.keyClick(canvas, key)
-        middle = QPoint(canvas.width() // 2, canvas.height() // 2)
-        QTest.mousePress(canvas, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier, middle)
-        for step in range(1, 12):
-            QTest.mouseMove(canvas, middle + QPoint(-12 * step, 0))
-            settle(lambda: False, seconds=0.05)
-        end = middle - QPoint(132, 0)
-        QTest.mouseRelease(canvas, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier, end)
-        take(viewer, folder / "review_3_correct.png", fit=False)
-        for key in (Qt.Key.Key_Z, Qt.Key.Key_Q):
-            QTest.keyClick(canvas, key)
-        take(viewer, folder / "review_4_diameters.png", fit=False)
-        QTest.keyClick(canvas, Qt.Key.Key_Q)
+        look_and_correct(viewer, widget, folder)
+        compare_and_follow_up(viewer, widget, folder)
         for _ in widget.reading.session.things:
-            QTest.keyClick(canvas, Qt.Key.Key_A)
+            press(viewer, "A")
         widget.sign_box.button.click()
         settle(lambda: widget.sign_box.worker is None)
-        take(viewer, folder / "review_5_signed.png", fit=False)
+        take(viewer, folder / "review_8_signed.png", fit=False)
         viewer.close()
 
 
-def threshold_case(folder: Path) -> Path:
-    """Write a result of the PET/CT sample that needs no model: the hot spots of the PET, the largest cut in two."""
+def look_and_correct(viewer: Any, widget: Any, folder: Path) -> None:
+    """PET alone with the Display dock, the list of keys, a brush stroke, the diameters."""
+    from qtpy.QtCore import QPoint, Qt
+    from qtpy.QtTest import QTest
+
+    press(viewer, "W", "W")
+    front(viewer, "Display")
+    take(viewer, folder / "review_2_display.png", fit=False)
+    press(viewer, "W")
+    front(viewer, "Review")
+    press(viewer, "F1")
+    take(viewer, folder / "review_3_keys.png", fit=False)
+    press(viewer, "F1", "P")
+    canvas = viewer.window._qt_viewer.canvas.native
+    middle = QPoint(canvas.width() // 2, canvas.height() // 2)
+    held = Qt.KeyboardModifier.NoModifier
+    QTest.mousePress(canvas, Qt.MouseButton.LeftButton, held, middle)
+    for step in range(1, 12):
+        QTest.mouseMove(canvas, middle + QPoint(-12 * step, 0))
+        settle(lambda: False, seconds=0.05)
+    QTest.mouseRelease(canvas, Qt.MouseButton.LeftButton, held, middle - QPoint(132, 0))
+    take(viewer, folder / "review_4_correct.png", fit=False)
+    press(viewer, "Z", "Q")
+    take(viewer, folder / "review_5_diameters.png", fit=False)
+    press(viewer, "Q")
+
+
+def compare_and_follow_up(viewer: Any, widget: Any, folder: Path) -> None:
+    """What was changed and dropped; the prior case with its marks, RECIST sum and response."""
+    from qtpy.QtCore import Qt
+    from qtpy.QtTest import QTest
+
+    front(viewer, "Compare")
+    compare = dock_of(viewer, "CompareWidget")
+    spot = compare.dropped.visualItemRect(compare.dropped.item(0, 0)).center()
+    QTest.mouseClick(compare.dropped.viewport(), Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier, spot)
+    take(viewer, folder / "review_6_compare.png", fit=False)
+    compare.end()
+    front(viewer, "Follow-up")
+    follow_up = dock_of(viewer, "FollowUpWidget")
+    for name in ("all", "carry"):
+        follow_up.buttons[name].click()
+    follow_up.recist.take_over.click()
+    follow_up.mark_box.setChecked(True)
+    widget.reading.go(widget.reading.session.things[0])
+    take(viewer, folder / "review_7_follow_up.png", fit=False)
+    follow_up.mark_box.setChecked(False)
+    front(viewer, "Review")
+
+
+def press(viewer: Any, *names: str) -> None:
+    """Press keys over the large canvas."""
+    from qtpy.QtCore import Qt
+    from qtpy.QtTest import QTest
+
+    for name in names:
+        QTest.keyClick(viewer.window._qt_viewer.canvas.native, getattr(Qt.Key, f"Key_{name}"))
+
+
+def dock_of(viewer: Any, kind: str) -> Any:
+    """Return the dock widget of a class by its name."""
+    return next(dock for dock in viewer.window.dock_widgets.values() if type(dock).__name__ == kind)
+
+
+def front(viewer: Any, title: str) -> None:
+    """Bring the tab of a dock to the front, as a click on it does."""
+    from qtpy.QtWidgets import QTabBar
+
+    for bar in viewer.window._qt_window.findChildren(QTabBar):
+        texts = [bar.tabText(i) for i in range(bar.count())]
+        if title in texts:
+            bar.setCurrentIndex(texts.index(title))
+    settle(lambda: False, seconds=0.3)
+
+
+def threshold_cases(folder: Path) -> tuple[Path, Path]:
+    """Write a result of the PET/CT sample that needs no model, and a signed prior one in which the tumour was smaller.
+
+    The hottest spot of the PET is cut in two; the next one stands for a candidate that the fusion dropped.
+    """
     volume = sarcoma_petct()[0][1]["metadata"]["medpanoptic"]["volume"]
     suv = volume.array[[c.unit for c in volume.channels].index("SUV")]
+    air = volume.array[[c.unit for c in volume.channels].index("HU")] < -300
     labels, count = ndimage.label(suv > 4)
-    sizes = ndimage.sum_labels(suv > 4, labels, range(1, count + 1))
-    hot = labels == int(np.argmax(sizes)) + 1
-    slices = np.nonzero(hot)[0]
-    ids = np.ones(hot.shape, np.int32)
-    ids[hot] = 2
-    ids[hot & (np.arange(len(hot))[:, None, None] > np.median(slices))] = 3
-    segments = (Segment(1, 2), Segment(2, 1, score=0.93), Segment(3, 1, score=0.71))
-    write_result(PanopticResult(ids, segments, PHANTOM_CLASSES, volume.affine), folder)
-    return folder
+    order = np.argsort(ndimage.sum_labels(suv > 4, labels, range(1, count + 1)))[::-1] + 1
+    hot = labels == int(order[0])
+    upper = np.arange(len(hot))[:, None, None] > np.median(np.nonzero(hot)[0])
+    rest = ndimage.label((suv > 2) & ~ndimage.binary_dilation(hot, iterations=6))
+    sizes = ndimage.sum_labels(rest[0] > 0, rest[0], range(1, rest[1] + 1))
+    found = rest[0] == int(np.argmax(sizes)) + 1
+    box = tuple((int(i.min()), int(i.max()) + 1) for i in np.nonzero(found))
+    mask = found[tuple(slice(*axis) for axis in box)]
+    provenance = Provenance(parameters={"fusion": {"score_threshold": 0.5}})
+
+    def write(name: str, tumour: Any, dropped: tuple[Dropped, ...] = ()) -> Path:
+        ids = np.where(air, 4, 1).astype(np.int32)
+        ids[tumour], ids[tumour & upper] = 2, 3
+        segments = (Segment(1, 2), Segment(2, 1, score=0.93), Segment(3, 1, score=0.71), Segment(4, 3))
+        made = PanopticResult(ids, segments, CLASSES, volume.affine, provenance=provenance, dropped=dropped)
+        write_result(made, folder / name)
+        return folder / name
+
+    prior = write("prior", ndimage.binary_erosion(hot, iterations=3))
+    session = ReviewSession.open(prior, volume, reader="A. Reader")
+    for lesion in session.things:
+        session.accept(lesion)
+        session.set_recist(lesion, organ="soft tissue", is_target=True)
+    sign(session, formats=["csv"])
+    return write("sarcoma_petct", hot, (Dropped(1, 0.31, "score", box, mask),)), prior
 
 
 def segment(widget: Any, sample: Sample) -> None:
