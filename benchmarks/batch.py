@@ -1,9 +1,10 @@
-"""Time a batch: headers scanned per second, studies per hour for 1 and 2 workers, and what the runner adds to a study.
+"""Time a batch: headers scanned per second, a large ledger, studies per hour for 1 and 2 workers, and what the runner
+adds to a study.
 
 The overhead is the wall time of a run with one worker, without the start of its child, less the time that the child
 says it spent on the studies (from reading to the marker), per study.
 
-Run: python benchmarks/batch.py [--studies 40] [--files 10000] [--size 32] (--studies 0: only the scan)
+Run: python benchmarks/batch.py [--studies 40] [--files 10000] [--size 32] [--rows 100000] (0 leaves a part out)
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "batch")]
 from tiny_batch import pack_tiny, write_study  # noqa: E402
 
 from medpanoptic.batch import Limits, run_batch  # noqa: E402
+from medpanoptic.batch.ledger import Ledger  # noqa: E402
 from medpanoptic.batch.scan import scan_inputs  # noqa: E402
+from medpanoptic.batch.settings import QUEUED, Outcome, Study  # noqa: E402
 
 
 def time_scan(place: Path, files: int) -> None:
@@ -43,6 +46,33 @@ def time_scan(place: Path, files: int) -> None:
     grown = (psutil.Process().memory_info().rss - before) / 2**20
     print(f"scan: {index.files} headers in {wall:.1f} s ({cpu:.1f} s CPU), {grown:.0f} MiB more memory")
     index.close()
+
+
+def time_ledger(place: Path, rows: int) -> None:
+    """A ledger with so many studies done: what the next study costs, and what ``status`` and the metrics read."""
+    path = place / "ledger.sqlite"
+    with closing(Ledger(path)) as ledger:
+        fields = {"kind": "dicom", "files": 300, "bytes": 150_000_000, "state": "done", "duration_s": 1.0, "things": 2}
+        fields |= {"outputs": json.dumps({f"file{n}": "0" * 64 for n in range(6)}), "model_hash": "0" * 64}
+        outcome = Outcome("done", seconds=dict.fromkeys(("stage", "read", "network", "write", "mark"), 1.0))
+        with ledger._database.transaction():
+            for number in range(rows):
+                ledger._insert("studies", study=f"{number:020x}", **fields)
+                ledger._insert("attempts", study=f"{number:020x}", attempt=1, duration_s=1.0, seconds="{}")
+        last = [Study(f"{rows + n:020x}", "dicom", (("x", 1, 1),)) for n in range(100)]
+        for study in last:
+            ledger.queue(study, "run", "")
+        begun = time.monotonic()
+        for study in last:
+            ledger.first(QUEUED)
+            ledger.start(study.handle)
+            ledger.attempted(study.handle, "run", outcome, **fields)
+        each = (time.monotonic() - begun) / len(last)
+        begun = time.monotonic()
+        ledger.counts(), ledger.codes(), ledger.totals()
+        figures = time.monotonic() - begun
+    size = path.stat().st_size / 2**20
+    print(f"ledger of {rows} studies: {size:.0f} MiB, {1000 * each:.1f} ms per study, {figures:.2f} s for all figures")
 
 
 def time_runs(place: Path, studies: int, size: int) -> None:
@@ -82,11 +112,14 @@ def to_seconds(text: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("studies", 40), ("files", 10000), ("size", 32)):
+    for name, default in (("studies", 40), ("files", 10000), ("size", 32), ("rows", 100000)):
         parser.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        time_scan(Path(folder), args.files)
+        if args.files:
+            time_scan(Path(folder), args.files)
+        if args.rows:
+            time_ledger(Path(folder), args.rows)
         if args.studies:
             time_runs(Path(folder), args.studies, args.size)
 
