@@ -26,7 +26,7 @@ from medpanoptic.batch.stop import StopSignal
 from medpanoptic.errors import BatchError
 
 _TICK_S = 0.2
-_METRICS_S = 5.0
+_METRICS_S, _METRICS_SHARE = 5.0, 0.05  # how often figures are written, and the share of the time it may take
 _SLOTS_S = 2.0  # how often the number of workers is asked for
 # studies at the workers per slot: the next one is there when a slot comes free
 _WINDOW = 2
@@ -62,7 +62,7 @@ class Loop:
         self._done: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._stopped, self._sequence = "", 0
         self._slots, self._slots_seen, self._slots_asked = 0, time.monotonic(), 0.0
-        self._begun = self._metrics_written = time.monotonic()
+        self._begun, self._metrics_due = time.monotonic(), 0.0
 
     def work(self, connect: Callable[[], Session]) -> str:
         """Work until nothing is left; return "" or the code of what ended the run before that.
@@ -209,9 +209,9 @@ class Loop:
         state = Progress(self.ended, self.total, len(self._running), now - self._begun)
         if self._report is not None:
             self._report(state)
-        if self._metrics is not None and (last or now - self._metrics_written > _METRICS_S):
-            self._metrics_written = now
+        if self._metrics is not None and (last or now >= self._metrics_due):
             write_metrics(self._metrics, self._ledger.counts(), self._ledger.totals(), state)
+            self._metrics_due = now + max(_METRICS_S, (time.monotonic() - now) / _METRICS_SHARE)
 
 
 def _outcome(future: Any) -> Outcome:
