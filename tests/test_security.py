@@ -26,11 +26,11 @@ from medpanoptic.io import FORMATS, find_series, inspect, read_result, read_stud
 from medpanoptic.networks import build
 from medpanoptic.volume import ChannelSpec
 
-MARK, DATE, UID_MARK = "Qqsecret", "19430317", "1.2.777777777"
-MARKS = ("qqsecret", DATE, "1943-03-17", UID_MARK)
-TEXT_VRS = {"PN", "LO", "SH", "ST", "LT", "UT", "UC", "AE", "UR"}
-# what decides on geometry and units is spoiled in its own case
-NEEDED = {"RescaleType"}
+MARK, DATE, TIME, UID_MARK = "Qqsecret", "19430317", "231743.717171", "1.2.777777777"
+MARKS = ("qqsecret", DATE, "1943-03-17", "231743", "23:17:43", "717171", UID_MARK)
+TEXT_VRS = {"PN", "LO", "SH", "ST", "LT", "UT", "UC", "AE", "UR", "CS", "AS"}
+# what decides on geometry, units and kind is spoiled in its own case
+NEEDED = {"RescaleType", "Modality", "PhotometricInterpretation", "SpecificCharacterSet"}
 CODE = ["49755003", "SCT", "Morphologically Abnormal Structure"]
 NETWORK = {
     "_target_": "medpanoptic.networks.build.efficientps_centres", "spatial_dims": 3, "in_channels": 1,
@@ -46,25 +46,46 @@ def plant(index: int, dataset: Dataset) -> None:
             if not keyword or retired or vm != "1" or keyword in NEEDED or not 0x0008 <= tag >> 16 <= 0x0040:
                 continue
             if vr in TEXT_VRS:
-                setattr(dataset, keyword, f"{MARK}^{keyword[:4]}" if vr == "PN" else MARK)
+                setattr(
+                    dataset, keyword, f"{MARK}^{keyword[:4]}" if vr == "PN" else MARK.upper() if vr == "CS" else MARK
+                )
             elif vr in {"DA", "DT"}:
                 setattr(dataset, keyword, DATE)
+            elif vr == "TM":
+                setattr(dataset, keyword, TIME)
     for name in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SOPInstanceUID"):
         entropy = [name, str(index)] if name == "SOPInstanceUID" else [name]
         setattr(dataset, name, generate_uid(prefix=f"{UID_MARK}.", entropy_srcs=entropy))
     block = dataset.private_block(0x0011, MARK, create=True)
     block.add_new(1, "LO", MARK)
     block.add_new(2, "UN", MARK.encode())
-    item = Dataset()
-    item.PatientName = MARK
+    deep, item = Dataset(), Dataset()
+    deep.PatientName = deep.PatientID = MARK
+    item.PatientName, item.OtherPatientIDsSequence = MARK, [deep]
     dataset.OtherPatientIDsSequence = [item]
+    dataset.RequestAttributesSequence = [item]
+
+
+def plant_meta(folder: Path) -> None:
+    """Put the mark into the file meta information, too."""
+    for path in folder.iterdir():
+        dataset = dcmread(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            dataset.file_meta.SourceApplicationEntityTitle = MARK
+            dataset.file_meta.ImplementationVersionName = MARK
+            dataset.file_meta.PrivateInformationCreatorUID = f"{UID_MARK}.9"
+            dataset.file_meta.PrivateInformation = MARK.encode()
+            dataset.save_as(path)
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory) -> Path:
     array = np.zeros((8, 32, 32), np.int16)
     array[2:6, 10:20, 10:20] = 300
-    return write_series(tmp_path_factory.mktemp("in") / "case", array, axial_affine(), edit=plant)
+    folder = write_series(tmp_path_factory.mktemp("in") / "case", array, axial_affine(), edit=plant)
+    plant_meta(folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +247,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_broken_inputs_are_refused_without_their_values(study, tmp_path, told, kind):
+def test_broken_inputs_are_refused_without_their_values(study, model, tmp_path, told, kind):
     folder = tmp_path / "case"
     folder.mkdir()
     for path in study.iterdir():
@@ -235,6 +256,11 @@ def test_broken_inputs_are_refused_without_their_values(study, tmp_path, told, k
     with zipfile.ZipFile(tmp_path / "case.zip", "w") as archive:
         for path in folder.iterdir():
             archive.write(path, path.name)
+    out = tmp_path / "out"
+    segmented = (
+        command("segment", folder, "-o", out, "--model", model, "--device", "cpu", "--format", "csv"),
+        command("evaluate", out, out, "-o", tmp_path / "scores.csv"),
+    )
     said = "".join(
         told(work)
         for work in (
@@ -243,10 +269,15 @@ def test_broken_inputs_are_refused_without_their_values(study, tmp_path, told, k
             lambda: read_volume(tmp_path / "case.zip"),
             lambda: print(find_series(folder)),
             command("inspect", folder),
+            # a model takes a while to load: once where the input is refused, once where it is not
+            *(segmented if kind in {"ImagePositionPatient", "SpecificCharacterSet"} else ()),
         )
     )
     assert [line for line in said.splitlines() if leaks(line)] == []
     assert said.strip()
+    assert leaks("\n".join(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*"))) == []
+    for name, raw in contents(out):
+        assert leaks(raw.decode("latin-1")) == [], name
 
 
 def test_writers_refuse_without_values(study, tmp_path, told):

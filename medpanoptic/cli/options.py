@@ -17,7 +17,8 @@ NOTICE = "Research use only. Not a medical device."
 
 Model = Annotated[str, typer.Option("--model", "-m", help="A shipped model's name or a bundle folder.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N; auto takes a GPU where there is one.")]
-Formats = Annotated[str, typer.Option("--format", "-f", help="Names with commas between; see docs/formats/.")]
+_FORMATS_HELP = "Names with commas between, as csv,dicom-seg,dicom-seg-labelmap; a wrong one prints them all."
+Formats = Annotated[str, typer.Option("--format", "-f", help=_FORMATS_HELP)]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")]
 PixelSize = Annotated[float | None, typer.Option(help="Pixel size of 2D images, in place of the file's.")]
 

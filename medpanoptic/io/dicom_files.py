@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.pixels import get_decoder
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from medpanoptic.errors import ReadError
 from medpanoptic.io.quiet import quiet
@@ -69,6 +70,17 @@ def read_dataset(path: Path, name: str, header_tags: list[str] | None = None) ->
     except Exception as error:  # pydicom raises nearly any type on a damaged file, and its texts quote values
         kind = type(error).__name__
     raise ReadError("DICOM-UNREADABLE", f"{name}: unreadable DICOM file, damaged or truncated ({kind})")
+
+
+def has_decoder(syntax: UID) -> bool:
+    """Tell whether pixels of a transfer syntax can be decoded here."""
+    # an exception that quotes the UID must not hang on ours
+    try:
+        with quiet_pydicom():
+            get_decoder(syntax)
+    except NotImplementedError:
+        return False
+    return True
 
 
 def _check_deflated(path: Path, name: str) -> None:

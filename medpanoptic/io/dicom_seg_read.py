@@ -112,7 +112,8 @@ def _segment_numbers(dataset: Dataset, name: str) -> list[int]:
         items = [(frame.get(key) or shared[key].value)[0] for frame in dataset.PerFrameFunctionalGroupsSequence]
         return [int(item.ReferencedSegmentNumber) for item in items]
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
-        raise ReadError("SEG-DAMAGED", f"{name}: a frame does not say which segment it shows") from None
+        pass  # an exception that quotes a value must not hang on ours
+    raise ReadError("SEG-DAMAGED", f"{name}: a frame does not say which segment it shows")
 
 
 def _frames(dataset: Dataset, name: str) -> Iterator[NDArray]:

@@ -7,11 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydicom.pixels import get_decoder
-from pydicom.uid import UID
-
 from medpanoptic.errors import GeometryError, ReadError, SelectionError
-from medpanoptic.io.dicom_files import quiet_pydicom, walk_files
+from medpanoptic.io.dicom_files import has_decoder, walk_files
 from medpanoptic.io.dicom_header import Frame, Instance, SkippedFile, read_header, series_handle
 from medpanoptic.io.limits import check_size
 
@@ -175,7 +172,7 @@ def _check_instance(instance: Instance, label: str) -> None:
     if not instance.photometric.startswith("MONOCHROME"):
         raise ReadError("NOT-GRAY", f"{where}: not a gray image (colour or palette); a volume needs MONOCHROME1 or 2")
     syntax = instance.syntax
-    if not _has_decoder(syntax):
+    if not has_decoder(syntax):
         raise ReadError("TRANSFER-SYNTAX", f"{where}: its transfer syntax is unknown; convert it")
     stored = instance.rows * instance.columns * instance.frame_count * instance.bits_allocated // 8
     if not (syntax.is_compressed or syntax.is_deflated) and instance.file_bytes < stored:
@@ -193,16 +190,6 @@ def _check_instance(instance: Instance, label: str) -> None:
         raise ReadError("CT-UNIT", f"{where}: RescaleType says that values are not Hounsfield units (a material map?)")
     for frame in instance.frames:
         _check_rescale(instance, frame, where)
-
-
-def _has_decoder(syntax: UID) -> bool:
-    # an exception that quotes the UID must not hang on ours
-    try:
-        with quiet_pydicom():
-            get_decoder(syntax)
-    except NotImplementedError:
-        return False
-    return True
 
 
 def _check_rescale(instance: Instance, frame: Frame, where: str) -> None:

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
-from pydicom.pixels import get_decoder, iter_pixels
+from pydicom.pixels import iter_pixels
 
 from medpanoptic.errors import ReadError, SelectionError
 from medpanoptic.geometry import Affine, voxel_spacing
-from medpanoptic.io.dicom_files import looks_like_dicom, quiet_pydicom, read_dataset, walk_files
+from medpanoptic.io.dicom_files import has_decoder, looks_like_dicom, quiet_pydicom, read_dataset, walk_files
 from medpanoptic.io.dicom_header import series_handle
 from medpanoptic.io.dicom_tiles import slide_affine, tile_corners
 from medpanoptic.io.limits import check_size
@@ -198,11 +198,8 @@ def _check_header(dataset: Dataset, samples: int, bits: int, name: str) -> None:
     in_gray = samples == 1 and bits in (8, 16) and color == "MONOCHROME2" and not int(dataset.PixelRepresentation)
     if not (in_color or in_gray):
         raise ReadError("IMAGE-COLOR", f"{name}: not 8-bit RGB and not 8- or 16-bit gray")
-    syntax = dataset.file_meta.TransferSyntaxUID
-    try:
-        get_decoder(syntax)
-    except NotImplementedError:
-        raise ReadError("TRANSFER-SYNTAX", f"{name}: its transfer syntax is unknown; convert it") from None
+    if not has_decoder(dataset.file_meta.TransferSyntaxUID):
+        raise ReadError("TRANSFER-SYNTAX", f"{name}: its transfer syntax is unknown; convert it")
 
 
 def _read_pixels(level: SlideLevel) -> tuple[NDArray, float]:

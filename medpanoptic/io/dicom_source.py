@@ -6,7 +6,7 @@ Shared by every DICOM object that is written (SEG, SR, secondary capture, RTSTRU
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,10 +85,13 @@ def read_headers(source: Source) -> list[Dataset]:
 def _read_header(path: Path) -> Dataset:
     import pydicom
 
+    kind = ""
     try:
         header = pydicom.dcmread(path, stop_before_pixels=True)
-    except (OSError, pydicom.errors.InvalidDicomError) as error:
-        raise WriteError("FORMAT-NEEDS-DICOM", f"a source slice cannot be read ({type(error).__name__})") from None
+    except Exception as error:  # pydicom raises nearly any type on a damaged file, and its texts quote values
+        kind = type(error).__name__
+    if kind:
+        raise WriteError("FORMAT-NEEDS-DICOM", f"a source slice cannot be read ({kind})")
     if not header.get("SOPClassUID"):
         # empty in some exports; the meta header says the same
         header.SOPClassUID = header.file_meta.get("MediaStorageSOPClassUID", "")
@@ -175,10 +178,13 @@ def slice_of_frame(headers: Sequence[Dataset], result: PanopticResult) -> NDArra
 
     Raises WriteError: DICOM-SOURCE (no positions), DICOM-GEOMETRY (the result is not on the source's slices).
     """
-    try:
-        positions, cosines = frame_places(headers)
-    except (AttributeError, IndexError, TypeError, ValueError):
-        raise WriteError("DICOM-SOURCE", "the source slices have no position or orientation") from None
+    found = None
+    with suppress(AttributeError, IndexError, TypeError, ValueError):
+        found = frame_places(headers)
+    # outside, so that no exception that quotes a value hangs on ours
+    if found is None:
+        raise WriteError("DICOM-SOURCE", "the source slices have no position or orientation")
+    positions, cosines = found
     places = to_index(positions, result.affine)
     order = np.rint(places[:, 0]).astype(np.int64)
     rows, columns = result.affine[:3, 1], result.affine[:3, 2]
