@@ -11,10 +11,8 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -22,16 +20,13 @@ from torch.nn import functional as F
 from medpanoptic.errors import ModelError
 from medpanoptic.networks.outputs import Instances, Prediction
 from medpanoptic.stages import Stages
+from medpanoptic.stitching import Piece, merge_pieces, window_pieces
 
 Progress = Callable[[float], None]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 # Part of a window's side; as in nnU-Net (Isensee et al. 2021, online methods)
 _SIGMA = 0.125
-# two masks are one thing above this intersection over union (or over the part that a window border left)
-_SAME = 0.5
-# mask logit inside a joined box where no piece looked
-_NOWHERE = -12.0
 
 
 class PanopticNetwork(Protocol):
@@ -42,26 +37,6 @@ class PanopticNetwork(Protocol):
 
     def __call__(self, x: Tensor) -> Any:
         """Return a NetOutput."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Piece:
-    """An instance as one window saw it, in image coordinates. ``cut``: it touches a border inside the image."""
-
-    window: int
-    start: tuple[int, ...]
-    label: int
-    score: float
-    logits: Tensor
-    cut: bool
-
-    @property
-    def stop(self) -> tuple[int, ...]:
-        return tuple(a + n for a, n in zip(self.start, self.logits.shape, strict=True))
-
-    def mask(self, start: Sequence[int], stop: Sequence[int]) -> Tensor:
-        """Return the part of the mask in a box inside this one."""
-        return self.logits[tuple(slice(a - s, b - s) for a, b, s in zip(start, stop, self.start, strict=True))] > 0
 
 
 class _Output(NamedTuple):
@@ -93,7 +68,8 @@ def predict_image(
         cover the image too.
     overlap : part of that window shared with the next one at least, 0 to below 1. Things of a proposal head that fit
         into the overlap come out as if there were no windows; larger ones are joined from their pieces.
-    device : where windows run (default: where the image is). Blending and decoding stay on the image's device.
+    device : where windows run (default: where the image is). Blending and decoding stay on the image's device: with
+        both on a GPU no map of a window leaves it.
     amp : bfloat16 autocast.
     batch : windows per forward pass.
     progress : called with the part done, (0, 1]; an exception it raises ends the run and reaches the caller.
@@ -109,7 +85,7 @@ def predict_image(
     axes = zip(padded.shape[1:], window, shared, strict=True)
     corners = list(itertools.product(*(window_starts(n, w, s) for n, w, s in axes)))
     semantic, dense, spreads = (_Blend(padded.shape[1:], window) for _ in range(3))
-    pieces: list[_Piece] = []
+    pieces: list[Piece] = []
     groups = [corners[first : first + batch] for first in range(0, len(corners), batch)]
     target = torch.device(device or image.device)
 
@@ -128,7 +104,7 @@ def predict_image(
                 if raw is not None:
                     dense.add(raw[i], corner)
                 else:
-                    pieces += _pieces(instances[i], done + i, corner, window, shape, image.device)
+                    pieces += window_pieces(instances[i], done + i, corner, window, shape)
             done += len(group)
             if progress is not None:
                 progress(done / len(corners))
@@ -138,7 +114,7 @@ def predict_image(
         if network.instance_head.is_dense:
             found = network.instance_head.instances(dense.mean()[inside][None], None, blended[None])[0]
         else:
-            found = _merge(pieces, corners, window, image.device)
+            found = merge_pieces(pieces, corners, window).to(image.device)
     return Prediction(blended, found, spreads.mean()[inside][0] if spreads.total is not None else None)
 
 
@@ -267,131 +243,3 @@ def _pad(image: Tensor, window: Sequence[int]) -> Tensor:
     missing = [max(0, w - n) for n, w in zip(image.shape[1:], window, strict=True)]
     widths = [width for n in reversed(missing) for width in (0, n)]
     return F.pad(image, widths) if any(missing) else image
-
-
-def _pieces(
-    found: Instances,
-    number: int,
-    corner: Sequence[int],
-    window: Sequence[int],
-    shape: Sequence[int],
-    device: torch.device,
-) -> list[_Piece]:
-    """Move instances of a window into the image; what lies in the padding alone is left out."""
-    pieces = []
-    axes = len(shape)
-    rows = zip(found.boxes.tolist(), found.labels.tolist(), found.scores.tolist(), found.mask_logits, strict=True)
-    for box, label, score, logits in rows:
-        start = tuple(a + c for a, c in zip(box[:axes], corner, strict=True))
-        stop = tuple(min(b + c, n) for b, c, n in zip(box[axes:], corner, shape, strict=True))
-        if any(b <= a for a, b in zip(start, stop, strict=True)):
-            continue
-        at_border = zip(box[:axes], box[axes:], corner, window, shape, strict=True)
-        cut = any((a <= 0 < c) or (b >= w and c + w < n) for a, b, c, w, n in at_border)
-        inner = logits[tuple(slice(0, b - a) for a, b in zip(start, stop, strict=True))].to(device)
-        pieces.append(_Piece(number, start, label, score, inner, cut))
-    return pieces
-
-
-def _merge(
-    pieces: list[_Piece], corners: Sequence[Sequence[int]], window: Sequence[int], device: torch.device
-) -> Instances:
-    """Make one list of instances out of what all windows saw.
-
-    Whole ones go first, then by score: each removes its doubles from other windows, by mask IoU, or, where the other
-    is cut by its window's border, by the part of that piece which it holds. What is left of cut pieces is joined
-    where two windows agree about their common ground.
-    """
-    pieces = sorted(pieces, key=lambda p: (p.cut, -p.score))
-    stays: list[bool] = []
-    for piece, earlier in zip(pieces, _earlier_neighbours(pieces), strict=True):
-        stays.append(not any(stays[j] and _is_double(piece, pieces[j]) for j in earlier))
-    kept = [p for p, stay in zip(pieces, stays, strict=True) if stay]
-    whole = [p for p in kept if not p.cut]
-    joined = [_join(group) for group in _groups([p for p in kept if p.cut], corners, window)]
-    return _instances(whole + joined, len(window), device)
-
-
-def _earlier_neighbours(pieces: list[_Piece]) -> list[list[int]]:
-    """Return, for each piece, the earlier ones that may be the same thing: boxes meet, one class, another window."""
-    starts, stops = np.array([p.start for p in pieces]), np.array([p.stop for p in pieces])
-    windows, labels = np.array([p.window for p in pieces]), np.array([p.label for p in pieces])
-    found = []
-    for i in range(len(pieces)):
-        meets = ((starts[:i] < stops[i]) & (stops[:i] > starts[i])).all(1)
-        found.append(np.flatnonzero(meets & (windows[:i] != windows[i]) & (labels[:i] == labels[i])).tolist())
-    return found
-
-
-def _common(a: _Piece, b: _Piece) -> tuple[int, int, int]:
-    """Return intersection and both sizes in voxels of two masks whose boxes meet."""
-    start = [max(p, q) for p, q in zip(a.start, b.start, strict=True)]
-    stop = [min(p, q) for p, q in zip(a.stop, b.stop, strict=True)]
-    both = a.mask(start, stop) & b.mask(start, stop)
-    return int(both.sum()), int((a.logits > 0).sum()), int((b.logits > 0).sum())
-
-
-def _is_double(piece: _Piece, better: _Piece) -> bool:
-    both, own, other = _common(piece, better)
-    if piece.cut and not better.cut and both > _SAME * own:
-        return True
-    return both > _SAME * (own + other - both)
-
-
-def _groups(pieces: list[_Piece], corners: Sequence[Sequence[int]], window: Sequence[int]) -> list[list[_Piece]]:
-    """Group cut pieces that are one thing, by union-find over pairs that agree in the ground both windows saw."""
-    root = list(range(len(pieces)))
-
-    def find(i: int) -> int:
-        while root[i] != i:
-            i = root[i]
-        return i
-
-    for i, earlier in enumerate(_earlier_neighbours(pieces)):
-        for j in earlier:
-            if _agree(pieces[i], pieces[j], corners, window):
-                first, second = sorted((find(i), find(j)))
-                root[second] = first
-    groups: dict[int, list[_Piece]] = {}
-    for i, piece in enumerate(pieces):
-        groups.setdefault(find(i), []).append(piece)
-    return list(groups.values())
-
-
-def _agree(a: _Piece, b: _Piece, corners: Sequence[Sequence[int]], window: Sequence[int]) -> bool:
-    both, _, _ = _common(a, b)
-    if both == 0:
-        return False
-    low = [max(p, q) for p, q in zip(corners[a.window], corners[b.window], strict=True)]
-    high = [min(p, q) + w for p, q, w in zip(corners[a.window], corners[b.window], window, strict=True)]
-    seen = []
-    for piece in (a, b):
-        start = [max(p, q) for p, q in zip(piece.start, low, strict=True)]
-        stop = [min(p, q) for p, q in zip(piece.stop, high, strict=True)]
-        seen.append(int(piece.mask(start, stop).sum()))
-    return both > _SAME * (sum(seen) - both)
-
-
-def _join(group: list[_Piece]) -> _Piece:
-    """Return one piece with the largest logit of all; the best piece's class and score."""
-    if len(group) == 1:
-        return group[0]
-    start = tuple(min(p.start[axis] for p in group) for axis in range(len(group[0].start)))
-    stop = [max(p.stop[axis] for p in group) for axis in range(len(start))]
-    logits = torch.full([b - a for a, b in zip(start, stop, strict=True)], _NOWHERE, device=group[0].logits.device)
-    for piece in group:
-        crop = logits[tuple(slice(a - s, b - s) for a, b, s in zip(piece.start, piece.stop, start, strict=True))]
-        torch.maximum(crop, piece.logits.float(), out=crop)
-    best = max(group, key=lambda p: p.score)
-    return _Piece(best.window, start, best.label, best.score, logits, cut=False)
-
-
-def _instances(pieces: list[_Piece], axes: int, device: torch.device) -> Instances:
-    if not pieces:
-        return Instances.empty(axes, device)
-    return Instances(
-        torch.tensor([[*p.start, *p.stop] for p in pieces], device=device),
-        torch.tensor([p.label for p in pieces], device=device),
-        torch.tensor([p.score for p in pieces], dtype=torch.float32, device=device),
-        tuple(p.logits.float() for p in pieces),
-    )

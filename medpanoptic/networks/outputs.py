@@ -31,6 +31,17 @@ class Instances:
     def __len__(self) -> int:
         return len(self.scores)
 
+    def to(self, device: torch.device | str) -> Instances:
+        """Return them on ``device``; all masks by one copy."""
+        if self.scores.device == torch.device(device):
+            return self
+        masks: tuple[Tensor, ...] = ()
+        if self.mask_logits:
+            row = torch.cat([m.ravel() for m in self.mask_logits]).to(device)
+            parts = row.split([m.numel() for m in self.mask_logits])
+            masks = tuple(part.view(m.shape) for part, m in zip(parts, self.mask_logits, strict=True))
+        return Instances(self.boxes.to(device), self.labels.to(device), self.scores.to(device), masks)
+
     @classmethod
     def empty(cls, spatial_dims: int, device: torch.device | str = "cpu") -> Instances:
         """No instance."""

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +24,13 @@ from medpanoptic.networks.outputs import Prediction, calibrate
 from medpanoptic.preprocess import SPATIAL_STEPS, Preprocessing, grid_affine
 from medpanoptic.refusion import fuse_prediction
 from medpanoptic.result import PanopticResult, Provenance
+from medpanoptic.segmenter.devices import choose_device, deterministic, has_bfloat16, is_out_of_memory
 from medpanoptic.segmenter.folding import fold_norms
 from medpanoptic.segmenter.inputs import InputWarning, find_warnings, fit_channels, network_steps, volume_from_array
 from medpanoptic.stages import Stages
 from medpanoptic.stored import SCORE_FLOOR, StoredPrediction, remove_prediction, write_prediction
 from medpanoptic.tiling import PanopticNetwork, Progress, predict_image
-from medpanoptic.volume import Volume
+from medpanoptic.volume import Source, Volume
 
 Image = str | Path | Mapping[str, Any] | Volume | NDArray | tuple[NDArray, NDArray[np.float64] | None]
 # windows per forward pass of a 2D network on a GPU; one window of a 3D network fills it
@@ -42,8 +41,9 @@ class Segmenter:
     """A model ready to run. Same input, model, machine and thread count give the same result to the byte.
 
     bundle : describes it. network : meets ``tiling.PanopticNetwork``, weights loaded; moved to ``device`` and set to
-    evaluate. amp : bfloat16 on a GPU; faster, slightly other numbers. flips : average over mirrored images:
-    None as the bundle says, True always, False never. Without, a run is faster and knows no uncertainty.
+    evaluate. amp : bfloat16 on a GPU, or on a CPU made for it (AVX-512 BF16, AMX): faster, slightly other numbers; any
+    other CPU stays with float32. flips : average over mirrored images: None as the bundle says, True always, False
+    never. Without, a run is faster and knows no uncertainty.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Segmenter:
         flips: bool | None = None,
     ) -> None:
         self.bundle, self.device = bundle, choose_device(device)
-        self.amp = amp and self.device.type == "cuda"
+        self.amp = amp and has_bfloat16(self.device)
         self.flips = bundle.flips if flips is not False else ()
         if flips and not bundle.flips:
             self.flips = tuple(range(bundle.spatial_dims))
@@ -105,10 +105,21 @@ class Segmenter:
         """
         volume = self._read(image, series, pixel_size_um)
         stored = self.predict(volume, progress=progress, stages=stages)
-        result = fuse_prediction(stored, volume.source, stages, score_threshold=score)
+        result = self.fuse(stored, volume.source, stages, score)
         if progress is not None:
             progress(1.0)
         return result
+
+    def fuse(
+        self,
+        stored: StoredPrediction,
+        source: Source | None = None,
+        stages: Stages | None = None,
+        score: float | None = None,
+    ) -> PanopticResult:
+        """Fuse a prediction of this model on its device; on the CPU if the run that made it was short of memory."""
+        device = "cpu" if "fallback" in stored.provenance.parameters else self.device
+        return fuse_prediction(stored, source, stages, device, score_threshold=score)
 
     def predict(
         self, volume: Volume, *, progress: Progress | None = None, stages: Stages | None = None
@@ -155,23 +166,32 @@ class Segmenter:
         return read_study(image, self.bundle.channels, series=series, pixel_size_um=pixel_size_um)
 
     def _predict(self, image: torch.Tensor, progress: Progress | None, stages: Stages) -> tuple[Prediction, str]:
-        """Run the network; where memory is short by half windows, then on the CPU. Returns what was resorted to."""
+        """Run the network; where memory is short by half windows, then on the CPU. Returns what was resorted to.
+
+        On a GPU windows are put together where they are made; half windows on the CPU.
+        """
         window = self.bundle.window
-        half = tuple(max(1, n // 2) for n in window)
-        attempts = [(self.device, window, ""), (self.device, half, "windows half as wide")]
+        half, cpu = tuple(max(1, n // 2) for n in window), torch.device("cpu")
+        attempts = [(self.device, self.device, window, ""), (self.device, cpu, half, "windows half as wide")]
         if self.device.type != "cpu":
-            attempts.append((torch.device("cpu"), window, "the CPU"))
+            attempts.append((cpu, cpu, window, "the CPU"))
         network: PanopticNetwork = self.network
         # the last steps are fusion and the way back
         report = None if progress is None else (lambda part: progress(0.95 * part))
-        for device, size, name in attempts:
+        for device, place, size, name in attempts:
             try:
                 self.network.to(device)
-                batch = _GPU_BATCH if device.type == "cuda" and len(window) == 2 and not name else 1
-                amp = self.amp and device.type == "cuda"
-                overlap = self.bundle.overlap
+                batch = _GPU_BATCH if device.type != "cpu" and len(window) == 2 and not name else 1
                 return predict_image(
-                    network, image, size, overlap, device=device, amp=amp, batch=batch, progress=report, stages=stages
+                    network,
+                    image.to(place),
+                    size,
+                    self.bundle.overlap,
+                    device=device,
+                    amp=self.amp and has_bfloat16(device),
+                    batch=batch,
+                    progress=report,
+                    stages=stages,
                 ), name
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
@@ -228,7 +248,7 @@ def segment_file(
     with stages("read"):
         volume = read_study(path, segmenter.bundle.channels, series=series, pixel_size_um=pixel_size_um)
     stored = segmenter.predict(volume, progress=progress, stages=stages)
-    result = fuse_prediction(stored, volume.source, stages, score_threshold=score)
+    result = segmenter.fuse(stored, volume.source, stages, score)
     if output is not None:
         usual = ["nifti", "csv", "png", *(["dicom-seg"] if volume.source.sop_uids else [])]
         with stages("write"):
@@ -245,50 +265,12 @@ def compact(
     prediction: Prediction, calibration: tuple[float, float] = (1.0, 0.0)
 ) -> tuple[NDArray[np.float16], NDArray[np.int64], NDArray[np.int64], NDArray[np.float32], tuple[NDArray, ...]]:
     """Return logits, boxes, labels, calibrated scores and masks as they are stored, without things below the floor."""
-    found = prediction.instances
+    found = prediction.instances.to("cpu")
     calibrated = calibrate(found.scores, *calibration)
     stays = (calibrated >= SCORE_FLOOR).nonzero()[:, 0]
-    masks = tuple(found.mask_logits[i].half().cpu().numpy() for i in stays.tolist())
-    boxes, labels, scores = (v[stays].cpu().numpy() for v in (found.boxes, found.labels, calibrated))
+    masks = tuple(found.mask_logits[i].half().numpy() for i in stays.tolist())
+    boxes, labels, scores = (v[stays].numpy() for v in (found.boxes, found.labels, calibrated))
     return prediction.semantic_logits.half().cpu().numpy(), boxes, labels, scores, masks
-
-
-def choose_device(device: str | torch.device | None) -> torch.device:
-    """Return the device meant. Raises ModelError (DEVICE) if it does not exist here."""
-    if device is None or device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-        torch.zeros(1, device=chosen)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ModelError("DEVICE", f"device {str(device)!r} cannot be used here; try cpu or auto") from error
-    return chosen
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Tell running out of memory from other errors; the CPU allocator of torch has no class of its own for it."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
-
-
-@contextmanager
-def deterministic(device: torch.device) -> Iterator[None]:
-    """Make torch choose the same algorithms every time, and leave its settings as they were.
-
-    On a GPU an operation that has no such form warns by its name and runs; on a CPU there is none here.
-    """
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    settings: Any = torch.utils.deterministic
-    benchmark, fill = torch.backends.cudnn.benchmark, settings.fill_uninitialized_memory
-    if device.type == "cuda":  # cuBLAS reads it once, at its first use in the process
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.backends.cudnn.benchmark = False
-    settings.fill_uninitialized_memory = False  # costs a tenth of the time in 3D
-    torch.use_deterministic_algorithms(True, warn_only=device.type != "cpu")
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        torch.backends.cudnn.benchmark, settings.fill_uninitialized_memory = benchmark, fill
 
 
 def network_voxel_mm(bundle: Bundle, volume: Volume, grids: Grids) -> float:
