@@ -56,6 +56,12 @@ def check_affine(affine: ArrayLike) -> Affine:
     return matrix
 
 
+def is_rigid(affine: Affine) -> bool:
+    """Tell whether the index axes stand upright on each other: no shear, as that of a tilted acquisition."""
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    return bool(np.abs(axes.T @ axes - np.eye(3)).max() < 1e-5)
+
+
 def voxel_spacing(affine: Affine, ndim: int) -> NDArray[np.float64]:
     """Return the (ndim,) mm lengths of the first ``ndim`` index axes."""
     return np.linalg.norm(affine[:3, :ndim], axis=0)

@@ -10,7 +10,7 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813
 
 from medpanoptic.errors import ReadError
-from medpanoptic.geometry import Affine, reverse_axes
+from medpanoptic.geometry import Affine, is_rigid, reverse_axes
 from medpanoptic.io.itk_header import ItkHeader, read_itk_header
 from medpanoptic.io.limits import check_size
 from medpanoptic.volume import Channel, Source, Volume
@@ -52,6 +52,8 @@ def read_itk(path: Path) -> Volume:
     affine[:3, : image.GetDimension()] *= header.scale
     affine[:3, 3] *= header.scale
     notes = header.notes if header.calibrated else (*header.notes, _UNCALIBRATED)
+    if not is_rigid(affine):
+        notes = (*notes, "the affine is sheared (a tilted acquisition), kept as it is")
     source = Source(paths=(path,))
     return Volume(np.ascontiguousarray(array), affine, names, source, header.calibrated, notes)
 

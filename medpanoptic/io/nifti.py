@@ -20,7 +20,7 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from medpanoptic.errors import GeometryError, ReadError, WriteError
-from medpanoptic.geometry import Affine, check_affine, lps_to_ras, reverse_axes
+from medpanoptic.geometry import Affine, check_affine, is_rigid, lps_to_ras, reverse_axes
 from medpanoptic.io.limits import MAX_DECODED_BYTES, check_size
 from medpanoptic.io.quiet import quiet
 from medpanoptic.volume import Channel, Source, Volume
@@ -78,7 +78,7 @@ def write_nifti(path: Path, array: NDArray, affine: Affine) -> None:
     image.header.set_xyzt_units("mm")
     image.set_sform(image.affine, code="scanner")
     # a sheared affine has no quaternion form: readers then use the sform alone
-    image.set_qform(image.affine, code="scanner" if _is_rigid(image.affine) else "unknown")
+    image.set_qform(image.affine, code="scanner" if is_rigid(image.affine) else "unknown")
     data = image.to_bytes()
     _replace(path, gzip.compress(data, compresslevel=6, mtime=0) if path.name.lower().endswith(".gz") else data)
 
@@ -109,11 +109,6 @@ def _to_nifti_affine(affine: Affine, ndim: int) -> Affine:
     matrix = check_affine(affine)
     columns = matrix[:, [1, 0, 2, 3]] if ndim == 2 else reverse_axes(matrix)
     return lps_to_ras(columns)
-
-
-def _is_rigid(affine: Affine) -> bool:
-    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    return bool(np.abs(axes.T @ axes - np.eye(3)).max() < 1e-5)
 
 
 def _open(path: Path) -> BinaryIO:
@@ -232,7 +227,7 @@ def _notes(matrix: Affine, unit: int, ndim: int) -> list[str]:
     notes = [] if unit in (0, 2) else [f"NIfTI units are {'m' if unit == 1 else 'micron'}, converted to mm"]
     if ndim == 2:
         notes.append("2D NIfTI: read as one 2D image")
-    if not _is_rigid(matrix):
+    if not is_rigid(matrix):
         notes.append("the affine is sheared (a tilted acquisition), kept as it is")
     return notes
 

@@ -116,6 +116,12 @@ def test_an_unknown_place_in_the_patient_is_said(tmp_path, name, edits):
     assert "does not say how it lies in the patient" in volume.notes[0]
 
 
+def test_shear_is_kept_and_said(tmp_path):
+    volume = read_volume(written(tmp_path / "a.nrrd", (rb"\(0,0,2.5\)", b"(0,0.67,2.5)")))
+    assert volume.affine[:3, 0] == pytest.approx([0, 0.67, 2.5])
+    assert "sheared" in volume.notes[0]
+
+
 def test_a_picture_without_a_spacing_has_pixels_of_unknown_size(tmp_path):
     sitk.WriteImage(sitk.GetImageFromArray(phantom()[0]), str(tmp_path / "a.mha"))
     path = tmp_path / "a.mha"
