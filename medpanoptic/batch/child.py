@@ -114,11 +114,14 @@ def attempt(
     request: dict[str, Any], segmenter: Segmenter, settings: ChildSettings, tell: Callable[[str], None]
 ) -> Outcome:
     """Work on one study; every error becomes an outcome, and no text of an exception goes further."""
+    from medpanoptic.io.dicom_files import quiet_pydicom
+
     stages = _ToldStages(tell)
     files = tuple((path, size, mtime_ns) for path, size, mtime_ns in request["files"])
     study = Study(request["study"], request["kind"], files, request["fingerprint"])
     try:
-        made = _segment(study, request, segmenter, settings, stages)
+        with quiet_pydicom():  # once for the study: each file of it is then read with less ado
+            made = _segment(study, request, segmenter, settings, stages)
     except Exception as error:
         kind, code = classify(error, stages.name)
         made = Outcome(kind=kind, code=code, stage=stages.name)

@@ -16,7 +16,7 @@ from medpanoptic.batch.keys import fingerprint, study_handle
 from medpanoptic.batch.settings import Study
 from medpanoptic.cases import IMAGE_SUFFIXES
 from medpanoptic.errors import ReadError
-from medpanoptic.io.dicom_files import looks_like_dicom, read_dataset, walk_files
+from medpanoptic.io.dicom_files import looks_like_dicom, quiet_pydicom, read_dataset, walk_files
 
 # in a folder whose files are not for a batch, or not yet: a study that is still coming in
 HOLD = ".hold"
@@ -145,8 +145,9 @@ def scan_inputs(
     progress : called now and then with the number of files seen. Raises ReadError (NOT-FOUND).
     """
     index = StudyIndex(key)
-    for path in inputs:
-        index.add_tree(Path(path), excluded.absolute(), progress)
+    with quiet_pydicom():  # once for all: each file is then read with less ado
+        for path in inputs:
+            index.add_tree(Path(path), excluded.absolute(), progress)
     index.attach_damaged()
     return index
 
