@@ -139,7 +139,7 @@ def read_header(path: Path, name: str) -> Instance | SkippedFile:
         return SkippedFile(name, "DICOMDIR (the files themselves are read)")
     try:
         if not looks_like_dicom(path):
-            return SkippedFile(name, "not DICOM")
+            return _no_dicom(path, name)
         dataset = read_dataset(path, name, _TAGS)
     except (ReadError, OSError) as error:
         # a file of a few bytes is no slice of anything; a larger one may be, and its series is then not whole
@@ -153,6 +153,17 @@ def read_header(path: Path, name: str) -> Instance | SkippedFile:
         except Exception as error:  # a garbled element fails when pydicom converts it, with any type and its value
             kind = type(error).__name__
     return SkippedFile(name, f"DICOM header with an unreadable element ({kind})", damaged=True)
+
+
+def _no_dicom(path: Path, name: str) -> SkippedFile:
+    """Say why a file is no DICOM; a slice that a disk has filled with zeros, or that is packed, must not go unseen."""
+    with path.open("rb") as file:
+        blank = not any(file.read(4096)) and path.stat().st_size > _SMALLEST_IMAGE_BYTES
+    if blank:
+        return SkippedFile(name, "nothing but zeros, damaged", damaged=True)
+    if name.lower().endswith(".dcm.gz"):
+        return SkippedFile(name, "packed DICOM, not opened", damaged=True)
+    return SkippedFile(name, "not DICOM")
 
 
 def _classify(dataset: Dataset, path: Path, name: str) -> Instance | SkippedFile:

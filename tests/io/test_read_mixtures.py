@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+
 import numpy as np
 import pytest
 from builders import add_suv_tags, axial_affine, phantom, write_enhanced, write_series
@@ -138,6 +140,21 @@ def test_pet_slices_of_two_scans(tmp_path, kind):
             dataset.CorrectedImage = ["DECY"]
 
     assert code_of(read_volume, write_series(tmp_path, phantom(), axial_affine(), "PT", edit=edit)) == "SUV-UNIT"
+
+
+@pytest.mark.parametrize("kind", ["zeros", "packed"])
+def test_an_end_slice_that_is_blank_or_packed_is_missed(tmp_path, kind):
+    """Without it the rest is an even stack, one slice short."""
+    last = write_series(tmp_path, phantom((6, 40, 36)), axial_affine()) / "one_005.dcm"
+    whole = last.read_bytes()
+    if kind == "zeros":
+        last.write_bytes(bytes(len(whole)))
+    else:
+        (tmp_path / "one_005.dcm.gz").write_bytes(gzip.compress(whole))
+        last.unlink()
+    assert code_of(read_volume, tmp_path) == "DICOM-DAMAGED"
+    (report,) = find_series(tmp_path).skipped
+    assert ("zeros" if kind == "zeros" else "packed") in report.reason
 
 
 # ---- values
