@@ -92,8 +92,9 @@ def _is_idle(name: str, table: pd.DataFrame) -> bool:
     """Tell columns that say nothing here: what no model knows and no reader wrote, and voxels beside ml or mm²."""
     if name == "size":
         return any(other in table and not table[other].isna().all() for other in ("volume_mm3", "area_mm2"))
-    values = table[name]
-    return name in ("uncertainty", "note") and bool((values.isna() | (values == "")).all())
+    if name == "uncertainty":
+        return bool(table[name].isna().all())
+    return name == "note" and not table[name].to_numpy().any()
 
 
 def cell_text(column: str, value: Any) -> str:

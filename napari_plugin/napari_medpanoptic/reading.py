@@ -131,7 +131,9 @@ class Reading:
         chosen = list(ids) if len(ids) > 1 else [i for i in (self.current,) if i is not None]
         if not chosen:
             return
-        others = self.view().drop(index=[i for i in chosen if i != self.current], errors="ignore")
+        others = self.view()
+        if len(chosen) > 1:
+            others = others.drop(index=[i for i in chosen if i != self.current], errors="ignore")
         following = next_row(others, self.current, 1, unread=True)
         done = self.attempt(lambda: self.session.set_verdicts(chosen, verdict))
         if done and self.go_on and following != self.current:
