@@ -27,6 +27,7 @@ from medpanoptic.result import PanopticResult, Provenance
 from medpanoptic.segmenter.devices import choose_device, deterministic, has_bfloat16, is_out_of_memory
 from medpanoptic.segmenter.folding import fold_norms
 from medpanoptic.segmenter.inputs import InputWarning, find_warnings, fit_channels, network_steps, volume_from_array
+from medpanoptic.segmenter.memory import kept_memory
 from medpanoptic.stages import Stages
 from medpanoptic.stored import SCORE_FLOOR, StoredPrediction, remove_prediction, write_prediction
 from medpanoptic.tiling import PanopticNetwork, Progress, predict_image
@@ -138,7 +139,7 @@ class Segmenter:
         if grid.shape[0] != channels:
             raise ModelError("INPUT-CHANNELS", f"the network takes {channels} channels, the image has {grid.shape[0]}")
         grids = Grids(volume.shape, volume.affine, grid_affine(grid))
-        with deterministic(self.device):
+        with deterministic(self.device), kept_memory():
             prediction, fallback = self._predict(grid.as_tensor().contiguous(), progress, stages)
         if fallback:
             doubts.append(InputWarning("OUT-OF-MEMORY", f"the GPU's memory was too small; went on with {fallback}"))
