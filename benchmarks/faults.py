@@ -1,9 +1,10 @@
 """Make each fault that a batch must survive, for real, and print what it led to, as the table of docs/batch.md.
 
-The faults (kills, hangs, full disks, lost schedulers) are made by those tests of the batch that note an outcome; a row
-is printed as soon as its test has passed. A fault of the page that no test showed is named, and the exit status is 1.
+The faults (kills, hangs, full disks, lost schedulers and peers) are made by those tests of batch and PACS that note an
+outcome; a row is printed as soon as its test has passed. A fault of the page that no test showed is named, and the exit
+status is 1.
 
-Run: python benchmarks/faults.py
+Run: python benchmarks/faults.py [tests/pacs ...] (default: all; two minutes of CPU, most of it starts of workers)
 """
 
 from __future__ import annotations
@@ -50,9 +51,8 @@ def main() -> int:
     faults = Faults()
     print(HEAD, end="", flush=True)
     with contextlib.redirect_stdout(sys.stderr):
-        # no time limit: on a busy machine it is the start of the workers that takes long
-        words = [str(ROOT / "tests" / "batch"), "-q", "-p", "no:cacheprovider", "-o", "timeout=0"]
-        pytest.main(words, plugins=[faults])
+        places = sys.argv[1:] or [str(ROOT / "tests" / part) for part in ("batch", "pacs")]
+        pytest.main([*places, "-q", "-p", "no:cacheprovider"], plugins=[faults])
     missing = [row for row in documented() if row not in faults.rows]
     for line in [*faults.skipped, *(f"not shown: {row}" for row in missing)]:
         print(line, file=sys.stderr)

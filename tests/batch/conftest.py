@@ -1,27 +1,15 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from noted import outcome
 from tiny_batch import pack_tiny
 
-DOCS = Path(__file__).resolve().parents[2] / "docs" / "batch.md"
+__all__ = ["outcome"]
 
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle that segments 4 x 16 x 16 voxels in a tenth of a second."""
     return pack_tiny(tmp_path_factory.mktemp("model") / "tiny")
-
-
-@pytest.fixture
-def outcome(record_property: Callable[[str, object], None]) -> Callable[[str, str, str], None]:
-    """Return a function: note what a fault led to and how it was made, and check that docs/batch.md says the same."""
-
-    def note(fault: str, result: str, made_by: str) -> None:
-        row = f"| {fault} | {result} | {made_by} |"
-        record_property("fault", row)
-        assert row in DOCS.read_text(encoding="utf-8")
-
-    return note

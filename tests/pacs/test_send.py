@@ -83,7 +83,7 @@ def told(rows):
 # ---- C-STORE
 
 
-def test_each_object_gets_the_peers_own_status(courier, uids):
+def test_each_object_gets_the_peers_own_status(courier, uids, outcome):
     script = [0x0000, 0xB006, 0xC001]
     with dicom_peer(script) as (port, taken):
         code, rows, clock = courier(f"127.0.0.1:{port}/PACS")
@@ -100,30 +100,36 @@ def test_each_object_gets_the_peers_own_status(courier, uids):
         assert told(courier(f"127.0.0.1:{port}/PACS", again=True)[1])[2] == ("delivered", "", "0x0000", 1)
         assert taken == uids
     assert clock.slept == 0
+    outcome(
+        "PACS refuses an object", "refused with its status, not sent again; the others are delivered", "status C001"
+    )
 
 
-def test_a_busy_peer_is_asked_again_later(courier, uids):
+def test_a_busy_peer_is_asked_again_later(courier, uids, outcome):
     with dicom_peer([0xA700, 0x0110]) as (port, taken):
         code, rows, clock = courier(f"127.0.0.1:{port}/PACS")
     assert code == ""
     assert [(row["state"], row["attempts"]) for row in rows] == [("delivered", 2), ("delivered", 2), ("delivered", 1)]
     assert sorted(taken) == sorted(uids)
     assert 0.5 <= clock.slept <= 2
+    outcome("PACS busy", "sent again after growing pauses, then delivered", "status A700 and 0110")
 
 
-def test_a_cut_in_the_middle_costs_only_the_object_under_way(courier, uids):
+def test_a_cut_in_the_middle_costs_only_the_object_under_way(courier, uids, outcome):
     with dicom_peer([0x0000, "drop"]) as (port, taken):
         code, rows, _ = courier(f"127.0.0.1:{port}/PACS")
     assert code == ""
     assert [(row["state"], row["attempts"]) for row in rows] == [("delivered", 1), ("delivered", 2), ("delivered", 1)]
     assert sorted(taken) == sorted(uids)
+    outcome("PACS cuts the connection", "only the object under way is sent again", "a dropped socket")
 
 
-def test_no_answer_in_time_is_a_cut(courier, uids):
+def test_no_answer_in_time_is_a_cut(courier, uids, outcome):
     with dicom_peer(["stall"]) as (port, taken):
-        _, rows, _ = courier(f"127.0.0.1:{port}/PACS", timeout_s=1)
+        _, rows, _ = courier(f"127.0.0.1:{port}/PACS", timeout_s=3)
     assert [(row["state"], row["attempts"]) for row in rows] == [("delivered", 2), ("delivered", 1), ("delivered", 1)]
     assert sorted(taken) == sorted(uids)
+    outcome("PACS stalls", "no answer in --timeout: sent again, one object at the PACS", "a server that waits")
 
 
 @pytest.mark.parametrize("stall", [False, True], ids=["closes", "says nothing"])
@@ -251,7 +257,7 @@ def test_what_somebody_must_mend_ends_the_run(courier, uids, step, code):
 @pytest.mark.parametrize("step", ["drop", "stall"])
 def test_a_cut_request_is_sent_again(courier, uids, step):
     with web_peer([step]) as (root, _):
-        _, rows, _ = courier(stow=root, timeout_s=1)
+        _, rows, _ = courier(stow=root, timeout_s=3)
     assert told(rows) == [("delivered", "", "HTTP 200", 2)] * 3
 
 
