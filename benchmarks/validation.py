@@ -35,6 +35,7 @@ MODELS = {
     "nuclei": "nuclei",
     ARMS / "nuclei_efficientps": "nuclei",
     ARMS / "nuclei_fcn_mask_rcnn": "nuclei",
+    ARMS / "nuclei_centres": "nuclei",
     ARMS / "nuclei_one_way_fpn": "nuclei",
     ARMS / "nuclei_plain_semantic_head": "nuclei",
     "nuclei_he": "consep",

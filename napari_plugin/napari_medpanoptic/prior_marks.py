@@ -41,15 +41,13 @@ class PriorMarks:
         box, labels = _together(balls)
         place, active = self.reading.beside("prior"), viewer.layers.selection.active
         corner = [where.start for where in grid.display_slices(box)]
+        colors: dict[int | None, Any] = {i: COLORS.get(relation[i], COLORS["same"]) for i in balls}
+        colors |= {None: COLORS["same"], 0: (0.0,) * 4}
         place["translate"] = grid.translate + np.array(corner) * grid.scale
         self.layer = viewer.add_labels(
             np.array(grid.order.to_display(labels), np.int32, order="C"),
             **place,
-            colormap={
-                None: COLORS["same"],
-                0: (0.0,) * 4,
-                **{i: COLORS.get(relation[i], COLORS["same"]) for i in balls},
-            },
+            colormap=colors,
             features=pd.DataFrame({"index": list(balls), "relation": [relation[i] for i in balls]}),
         )
         self.layer.contour = 1
