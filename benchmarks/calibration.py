@@ -64,7 +64,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     warnings.simplefilter("ignore")
     bundle = replace(load_bundle(args.bundle), calibration=(1.0, 0.0))
-    usual = {load_bundle(m, weights=False).name: d for m, d in MODELS.items()}
+    usual = {Path(m).name: d for m, d in MODELS.items()}
     data = args.data or ROOT.parent / "shared" / "data" / usual[bundle.name]
     cases = score_cases(Segmenter(bundle, bundle.load_network(), "cpu"), data, args.floor)
     scores, right = joined(cases)
