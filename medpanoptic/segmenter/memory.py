@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 # numbers of <malloc.h>, GNU C library
@@ -43,8 +44,16 @@ def _gnu_c_library() -> Any | None:
     if sys.platform != "linux" or any(name.startswith("MALLOC_") for name in os.environ):
         return None
     import ctypes
-    import resource
 
     library = ctypes.CDLL(None)
-    capped = resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
-    return None if capped or not hasattr(library, "gnu_get_libc_version") else library
+    return None if _is_capped() or not hasattr(library, "gnu_get_libc_version") else library
+
+
+def _is_capped() -> bool:
+    """Whether this process has an address space limit; one that cannot be known counts as a limit."""
+    try:
+        limits = Path("/proc/self/limits").read_text(encoding="ascii")
+    except OSError:
+        return True
+    soft = [line.split()[3] for line in limits.splitlines() if line.startswith("Max address space")]
+    return soft != ["unlimited"]
