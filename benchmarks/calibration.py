@@ -27,6 +27,7 @@ from medpanoptic.metrics import plots
 from medpanoptic.metrics.calibration import calibration, fit_calibration
 from medpanoptic.metrics.comparison import score_case
 from medpanoptic.metrics.truth import find_truth, truth_of
+from medpanoptic.networks.outputs import calibrate
 
 Scored = tuple[NDArray[np.float64], NDArray[np.bool_]]
 
@@ -48,9 +49,8 @@ def joined(cases: list[Scored]) -> Scored:
     return np.concatenate(scores), np.concatenate(right)
 
 
-def apply(scores: NDArray[np.float64], slope: float, intercept: float) -> NDArray[np.float64]:
-    odds = np.log(np.clip(scores, 1e-9, 1 - 1e-9)) - np.log1p(-np.clip(scores, 1e-9, 1 - 1e-9))
-    return 1 / (1 + np.exp(-(slope * odds + intercept)))
+def apply(scores: NDArray[np.float64], fit: tuple[float, float]) -> NDArray[np.float64]:
+    return np.asarray(calibrate(torch.from_numpy(scores), *fit))
 
 
 def main() -> None:
@@ -71,12 +71,12 @@ def main() -> None:
     slope, intercept = fit_calibration(scores, right)
     print(f"{len(cases)} cases, {len(scores)} things with a raw score over {args.floor}, {right.mean():.3f} right")
     print(f'"calibration": [{slope:.4f}, {intercept:.4f}]')
-    before, after = calibration(scores, right), calibration(apply(scores, slope, intercept), right)
+    before, after = calibration(scores, right), calibration(apply(scores, (slope, intercept)), right)
     print(f"expected calibration error: raw {before.ece:.3f}, fitted {after.ece:.3f}")
     for first in (0, 1):
         fit = fit_calibration(*joined(cases[first::2]))
         other, other_right = joined(cases[1 - first :: 2])
-        ece = calibration(apply(other, *fit), other_right).ece
+        ece = calibration(apply(other, fit), other_right).ece
         print(f"  half {1 - first} (n = {len(other)}) with the fit of the other half: {ece:.3f}")
     if args.plot:
         plots.save(plots.reliability(after), args.plot)

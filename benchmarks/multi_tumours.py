@@ -35,6 +35,7 @@ from medpanoptic.metrics.truth import Truth, truth_of
 from medpanoptic.training.cases import Case, prepare
 from medpanoptic.training.layouts import read_layout
 from medpanoptic.training.paste import paste_things
+from medpanoptic.training.validate import truth_map
 
 MODELS = ("sarcoma_petct", ARMS / "sarcoma_efficientps", ARMS / "sarcoma_fcn_mask_rcnn")
 CODES = {0: "outside the body", 1: "fat", 2: "soft tissue", 3: "bone", 10: "tumour"}
@@ -79,12 +80,8 @@ def volumes(cases: Sequence[tuple[Volume, Case]], count: int, touch: bool) -> It
 
 def truth(case: Case, bundle: Bundle) -> Truth:
     """Tumours over stuff, one segment per stuff class; unknown tissue is void."""
-    ids = case.instances.copy()
-    names = {int(i): bundle.classes[int(case.labels[i]) + 1].name for i in np.unique(ids) if i}
-    for k, cls in enumerate(bundle.classes):
-        if not cls.is_thing:
-            ids[(case.semantic == k) & (case.instances == 0)] = 1000 + k
-            names[1000 + k] = cls.name
+    ids, segments = truth_map(case, [c.is_thing for c in bundle.classes])
+    names = {i: bundle.classes.classes[number - 1].name for i, number in segments.items()}
     things = frozenset(c.name for c in bundle.classes if c.is_thing)
     return Truth(ids, names, things, frozenset(names.values()) - things)
 

@@ -5,7 +5,7 @@ Click, or move with Shift held, and the crosshair follows in all of them; the wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -101,13 +101,8 @@ class InStep:
         """Take a left click without a drag as the new place of the crosshair."""
         if event.button != 1 or event.modifiers or model.dims.ndim != 3 or not is_looking(model):
             return
-        start = event.pos
-        yield
-        while event.type == "mouse_move":
-            if is_drag(event, start):
-                return
-            yield
-        _point_at(model, event)
+        if (yield from is_click(event)):
+            _point_at(model, event)
 
     def _on_move(self, model: Any, event: Any) -> None:
         if "Shift" in event.modifiers and not event.is_dragging:
@@ -142,6 +137,12 @@ def is_looking(model: Any) -> bool:
     return model.dims.ndisplay == 2 and (active is None or str(active.mode) == "pan_zoom")
 
 
-def is_drag(event: Any, start: Sequence[float]) -> bool:
-    """Tell whether the mouse has moved further than a click does since it was pressed at ``start`` (canvas pixels)."""
-    return bool(max(abs(a - b) for a, b in zip(event.pos, start, strict=True)) > _CLICK_PIXELS)
+def is_click(event: Any) -> Generator[None, None, bool]:
+    """Follow a press until its release, as napari's mouse callbacks do; return whether it stayed in its place."""
+    start = event.pos
+    yield
+    while event.type == "mouse_move":
+        if max(abs(a - b) for a, b in zip(event.pos, start, strict=True)) > _CLICK_PIXELS:
+            return False
+        yield
+    return True

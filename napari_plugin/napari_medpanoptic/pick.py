@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from napari_medpanoptic.in_step import is_drag, is_looking
+from napari_medpanoptic.in_step import is_click, is_looking
 from napari_medpanoptic.reading import Reading
 from napari_medpanoptic.view import canvases
 
@@ -35,12 +35,8 @@ class Pick:
         held = list(event.modifiers)
         if event.button != 1 or any(key != "Control" for key in held) or not is_looking(model):
             return
-        start = event.pos
-        yield
-        while event.type == "mouse_move":
-            if is_drag(event, start):
-                return
-            yield
+        if not (yield from is_click(event)):
+            return
         lesion = self.reading.lesion_at(event.position)
         if lesion is None:
             return

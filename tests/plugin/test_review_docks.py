@@ -64,16 +64,15 @@ def show(viewer, dock):
     dock.parentWidget().raise_()
 
 
-def test_a_prior_study_is_followed_from_the_command_to_the_signed_files(
-    real_viewer, prior, tmp_path, qtbot, monkeypatch
-):
+@pytest.fixture
+def follow_up(real_viewer, prior, tmp_path, qtbot, monkeypatch):
+    """The Follow-up dock as ``medpanoptic review CASE --prior --prior-image`` opens it: A grew, B is gone, C is new."""
     import napari
-    from napari_medpanoptic.docks import review_of
     from napari_medpanoptic.follow_up_widget import FollowUpWidget
 
     from medpanoptic.cli import main
 
-    prior_ct, prior_case, prior_uid = prior
+    prior_ct, prior_case, _ = prior
     ct, case = study(tmp_path / "now", {5: (A, 8), 7: (C, 6)}, "20250302")
     monkeypatch.setattr(napari, "Viewer", lambda **choices: real_viewer)
     monkeypatch.setattr(napari, "run", lambda: None)
@@ -81,20 +80,26 @@ def test_a_prior_study_is_followed_from_the_command_to_the_signed_files(
     with pytest.raises(SystemExit) as stop:
         main(["review", *map(str, words)])
     assert not stop.value.code
-    review = review_of(real_viewer)
-    reading = review.reading
     dock = next(d for d in real_viewer.window.dock_widgets.values() if isinstance(d, FollowUpWidget))
     qtbot.waitUntil(lambda: dock.worker is None, timeout=60000)
-    assert dock.said.text() == "case: 2 lesions, 60 days before, in one frame of reference"
     show(real_viewer, dock)
-    rows = {row[0]: row for row in cells(dock.table)}
+    return dock
+
+
+def test_a_prior_study_given_to_the_command_is_paired(follow_up):
+    assert follow_up.said.text() == "case: 2 lesions, 60 days before, in one frame of reference"
+    rows = {row[0]: row for row in cells(follow_up.table)}
     assert set(rows) == {"same", "gone", "new"}
     grown = (17 / 13) ** 3
     assert rows["same"][1:5] == ["2", "5", "grown", f"{100 * (grown - 1):+.0f} %"]
     assert rows["same"][5] == f"{60 * np.log(2) / np.log(grown):.0f}"  # doubling days
 
-    # where the prior lesions were
-    dock.mark_box.setChecked(True)
+
+def test_prior_lesions_are_marked_where_they_were(follow_up, real_viewer):
+    from napari_medpanoptic.docks import review_of
+
+    reading = review_of(real_viewer).reading
+    follow_up.mark_box.setChecked(True)
     marks = next(layer for layer in real_viewer.layers if layer.name.endswith(" prior"))
     assert marks.features.to_dict("list") == {"index": [2, 3], "relation": ["same", "gone"]}
     assert marks.data.shape < reading.grid.shape  # no larger than it must be
@@ -104,9 +109,14 @@ def test_a_prior_study_is_followed_from_the_command_to_the_signed_files(
         mm3 = (marks.data == number).sum() * np.prod(marks.scale)
         assert mm3 == pytest.approx(13**3 * 2, rel=0.1)  # of the same volume
     assert not np.allclose(marks.get_color(2), marks.get_color(3))
-    dock.mark_box.setChecked(False)
+    follow_up.mark_box.setChecked(False)
     assert marks not in real_viewer.layers
 
+
+def test_pairs_and_targets_are_carried_into_the_signed_files(follow_up, prior, real_viewer, qtbot):
+    from napari_medpanoptic.docks import review_of
+
+    dock, reading, (_, _, prior_uid) = follow_up, review_of(real_viewer).reading, prior
     # confirm by the row and the button, carry over, and the targets of the prior case
     same = next(r for r in range(3) if dock.table.item(r, 0).text() == "same")
     dock.table.cellClicked.emit(same, 0)

@@ -63,8 +63,7 @@ def study_review(real_viewer, case, qtbot):
 
 
 def test_a_reading_by_keyboard_from_open_to_signed_seg_and_sr(real_viewer, study_review, qtbot, capsys, monkeypatch):
-    from napari_medpanoptic import sign_box
-    from qtpy.QtCore import QPoint, Qt, QTimer
+    from qtpy.QtCore import Qt
 
     widget = study_review
     reading, canvas = widget.reading, canvas_of(real_viewer)
@@ -72,8 +71,31 @@ def test_a_reading_by_keyboard_from_open_to_signed_seg_and_sr(real_viewer, study
     assert len(lesions) >= 2
     assert widget.progress.text() == f"sarcoma: 0 of {len(lesions)} read"
     assert not widget.sign_box.button.isEnabled()
+    correct_by_brush(reading, canvas, qtbot)
 
-    # correct the first with the brush: a real drag of the mouse
+    start = time.perf_counter()
+    for _ in lesions[1:]:
+        qtbot.keyClick(canvas, Qt.Key.Key_A)
+    qtbot.keyClick(canvas, Qt.Key.Key_U)
+    seconds = (time.perf_counter() - start) / len(lesions)
+    with capsys.disabled():
+        print(f"\nseconds per lesion by keyboard alone: {seconds:.2f} ({len(lesions)} lesions)")
+    assert seconds < 5
+    assert widget.progress.text().startswith(f"sarcoma: {len(lesions)} of {len(lesions)} read")
+
+    signed = sign_by_mouse(widget, canvas, qtbot)
+    find_the_files(widget.sign_box, signed, qtbot, monkeypatch)
+    check_signed(signed, len(lesions))
+    qtbot.keyClick(canvas, Qt.Key.Key_R)  # locked: refused and said
+    assert [e.action for e in reading.session.edits][-1] != "rejected"
+    qtbot.mouseClick(widget.sign_box.again, Qt.MouseButton.LeftButton)
+    assert widget.reading.session.version == 2
+
+
+def correct_by_brush(reading, canvas, qtbot):
+    """Paint over the current lesion by a real drag of the mouse; undo and redo by keys."""
+    from qtpy.QtCore import QPoint, Qt
+
     first = reading.current
     volume = reading.session.measures(first).size
     qtbot.keyClick(canvas, Qt.Key.Key_P)
@@ -92,16 +114,12 @@ def test_a_reading_by_keyboard_from_open_to_signed_seg_and_sr(real_viewer, study
     assert reading.session.measures(first).size > volume
     qtbot.keyClick(canvas, Qt.Key.Key_Z)  # napari: pan and zoom again
 
-    start = time.perf_counter()
-    for _ in lesions[1:]:
-        qtbot.keyClick(canvas, Qt.Key.Key_A)
-    qtbot.keyClick(canvas, Qt.Key.Key_U)
-    seconds = (time.perf_counter() - start) / len(lesions)
-    with capsys.disabled():
-        print(f"\nseconds per lesion by keyboard alone: {seconds:.2f} ({len(lesions)} lesions)")
-    assert seconds < 5
-    assert widget.progress.text().startswith(f"sarcoma: {len(lesions)} of {len(lesions)} read")
 
+def sign_by_mouse(widget, canvas, qtbot):
+    """Press Sign and watch the window while a worker writes; return the signed folder."""
+    from qtpy.QtCore import Qt, QTimer
+
+    reading = widget.reading
     widget.sign_box.name.setText("B. Reader")
     told, ticks, timer = [], [], QTimer()
     widget.sign_box.steps.told.connect(lambda part, step: told.append((part, step)))
@@ -120,23 +138,31 @@ def test_a_reading_by_keyboard_from_open_to_signed_seg_and_sr(real_viewer, study
     assert {"nifti", "dicom-seg", "dicom-sr", "dicom-sc", "list", "hashes", "signed"} <= {step for _, step in told}
     assert not widget.sign_box.bar.isVisible()
     assert not reading.things.editable
-    said = widget.sign_box.said.text()
+    return signed
+
+
+def find_the_files(box, signed, qtbot, monkeypatch):
+    """What is said after signing, and the button that shows the folder."""
+    from napari_medpanoptic import sign_box
+    from qtpy.QtCore import Qt
+
+    said = box.said.text()
     assert all(part in said for part in ("Signed as v1 and locked", str(signed), "seg.dcm", "sr.dcm", "lesions.csv"))
     opened = []
     monkeypatch.setattr(sign_box.QDesktopServices, "openUrl", opened.append)
-    qtbot.mouseClick(widget.sign_box.files, Qt.MouseButton.LeftButton)
+    qtbot.mouseClick(box.files, Qt.MouseButton.LeftButton)
     assert opened[0].toLocalFile() == str(signed)
+
+
+def check_signed(signed, lesions):
+    """All but the last accepted; SEG and SR valid, with the reader's name."""
     verdicts = sorted(s.verdict for s in read_result(signed).things)
-    assert verdicts == ["accepted"] * (len(lesions) - 1) + ["unsure"]
+    assert verdicts == ["accepted"] * (lesions - 1) + ["unsure"]
     for name in ("seg.dcm", "sr.dcm"):
         dataset = pydicom.dcmread(signed / name)
         assert dataset.StudyInstanceUID
         validate(signed / name)
     assert "B. Reader" in str(pydicom.dcmread(signed / "sr.dcm").to_json())
-    qtbot.keyClick(canvas, Qt.Key.Key_R)  # locked: refused and said
-    assert [e.action for e in reading.session.edits][-1] != "rejected"
-    qtbot.mouseClick(widget.sign_box.again, Qt.MouseButton.LeftButton)
-    assert widget.reading.session.version == 2
 
 
 def validate(path):
