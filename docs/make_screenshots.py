@@ -92,9 +92,9 @@ def look_and_correct(viewer: Any, widget: Any, folder: Path) -> None:
     held = Qt.KeyboardModifier.NoModifier
     QTest.mousePress(canvas, Qt.MouseButton.LeftButton, held, middle)
     for step in range(1, 12):
-        QTest.mouseMove(canvas, middle + QPoint(-12 * step, 0))
+        QTest.mouseMove(canvas, middle + QPoint(-4 * step, 4 * step))
         settle(lambda: False, seconds=0.05)
-    QTest.mouseRelease(canvas, Qt.MouseButton.LeftButton, held, middle - QPoint(132, 0))
+    QTest.mouseRelease(canvas, Qt.MouseButton.LeftButton, held, middle + QPoint(-44, 44))
     take(viewer, folder / "review_4_correct.png", fit=False)
     press(viewer, "Z", "Q")
     take(viewer, folder / "review_5_diameters.png", fit=False)
