@@ -24,7 +24,7 @@ from validation import MODELS, ROOT, case_input, val_ids
 from medpanoptic import Segmenter
 from medpanoptic.bundle import load_bundle
 from medpanoptic.metrics import plots
-from medpanoptic.metrics.calibration import calibration, fit_calibration
+from medpanoptic.metrics.calibration import Calibration, calibration, fit_calibration
 from medpanoptic.metrics.comparison import score_case
 from medpanoptic.metrics.truth import find_truth, truth_of
 from medpanoptic.networks.outputs import calibrate
@@ -53,12 +53,17 @@ def apply(scores: NDArray[np.float64], fit: tuple[float, float]) -> NDArray[np.f
     return np.asarray(calibrate(torch.from_numpy(scores), *fit))
 
 
+def reliability_table(found: Calibration) -> pd.DataFrame:
+    rows = {"n": found.n, "mean score": found.score.round(3), "right": found.right.round(3)}
+    return pd.DataFrame(rows, index=[f"{a:.1f}-{b:.1f}" for a, b in zip(found.edges, found.edges[1:], strict=False)])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle")
     parser.add_argument("--data", type=Path, help="the model's data folder, if it is not the usual one")
     parser.add_argument("--floor", type=float, default=0.05)
-    parser.add_argument("--plot", type=Path, help="draw the fitted scores' reliability diagram here")
+    parser.add_argument("--plot", type=Path, help="draw the reliability diagram here")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -68,20 +73,23 @@ def main() -> None:
     data = args.data or ROOT.parent / "shared" / "data" / usual[bundle.name]
     cases = score_cases(Segmenter(bundle, bundle.load_network(), "cpu"), data, args.floor)
     scores, right = joined(cases)
-    slope, intercept = fit_calibration(scores, right)
     print(f"{len(cases)} cases, {len(scores)} things with a raw score over {args.floor}, {right.mean():.3f} right")
-    print(f'"calibration": [{slope:.4f}, {intercept:.4f}]')
-    before, after = calibration(scores, right), calibration(apply(scores, (slope, intercept)), right)
-    print(f"expected calibration error: raw {before.ece:.3f}, fitted {after.ece:.3f}")
-    for first in (0, 1):
-        fit = fit_calibration(*joined(cases[first::2]))
-        other, other_right = joined(cases[1 - first :: 2])
-        ece = calibration(apply(other, fit), other_right).ece
-        print(f"  half {1 - first} (n = {len(other)}) with the fit of the other half: {ece:.3f}")
+    shown = calibration(scores, right)
+    if right.any() and not right.all():
+        slope, intercept = fit_calibration(scores, right)
+        raw, shown = shown, calibration(apply(scores, (slope, intercept)), right)
+        print(f'"calibration": [{slope:.4f}, {intercept:.4f}]')
+        print(f"expected calibration error: raw {raw.ece:.3f}, fitted {shown.ece:.3f}")
+        for first in (0, 1):
+            fit = fit_calibration(*joined(cases[first::2]))
+            other, other_right = joined(cases[1 - first :: 2])
+            ece = calibration(apply(other, fit), other_right).ece
+            print(f"  half {1 - first} (n = {len(other)}) with the fit of the other half: {ece:.3f}")
+    else:
+        print("all of one outcome: nothing to fit; the raw scores are shown")
     if args.plot:
-        plots.save(plots.reliability(after), args.plot)
-    rows = {"n": after.n, "mean score": after.score.round(3), "right": after.right.round(3)}
-    print(pd.DataFrame(rows, index=[f"{a:.1f}-{b:.1f}" for a, b in zip(after.edges, after.edges[1:], strict=False)]))
+        plots.save(plots.reliability(shown), args.plot)
+    print(reliability_table(shown))
 
 
 if __name__ == "__main__":

@@ -21,16 +21,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from calibration import reliability_table
 from numpy.typing import NDArray
 from scipy import ndimage
 from validation import ARMS, ROOT
 
 from medpanoptic import Segmenter, Volume
 from medpanoptic.bundle import Bundle, load_bundle
+from medpanoptic.metrics import plots
 from medpanoptic.metrics.comparison import CaseScore, score_case
 from medpanoptic.metrics.contingency import overlap
 from medpanoptic.metrics.detection import assign
-from medpanoptic.metrics.tables import class_table
+from medpanoptic.metrics.tables import class_table, instance_table, score_calibration
 from medpanoptic.metrics.truth import Truth, truth_of
 from medpanoptic.training.cases import Case, prepare
 from medpanoptic.training.layouts import read_layout
@@ -135,6 +137,7 @@ def main() -> None:
     parser.add_argument("--only", help="one model, by its folder's name")
     parser.add_argument("--model", type=Path, help="a bundle folder to score in place of that model")
     parser.add_argument("--counts", type=int, nargs="+", default=[1, 2, 3, 4, 6, 8])
+    parser.add_argument("--plot", type=Path, help="draw the reliability diagram of the last model here")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -158,6 +161,11 @@ def main() -> None:
         rows += [row(f"{n}, touching", [score(segmenter, *v) for v in volumes(cases, n, touch=True)]) for n in (2, 3)]
         print(f"\n== {Path(model).name}   {len(cases)} volumes a row, IoU > 0.5 for PQ, > 0.1 for sensitivity")
         print(pd.DataFrame(rows).to_string(index=False), flush=True)
+        scores = score_calibration(instance_table([s.score for s in apart]))
+        print(f"scores of the {scores.n.sum()} tumours drawn apart: expected calibration error {scores.ece:.3f}")
+        print(reliability_table(scores))
+        if args.plot:
+            plots.save(plots.reliability(scores), args.plot)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ MODELS = {
     ARMS / "nuclei_one_way_fpn": "nuclei",
     ARMS / "nuclei_plain_semantic_head": "nuclei",
     "nuclei_he": "consep",
+    ARMS / "nuclei_he_efficientps": "consep",
     ARMS / "nuclei_he_fcn_mask_rcnn": "consep",
     "sarcoma_petct": "radiology/sts",
     ARMS / "sarcoma_efficientps": "radiology/sts",
