@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,10 +90,12 @@ def _is_image(path: Path) -> bool:
 
 
 def _holds_dicom(folder: Path) -> bool:
-    """Tell whether any file in a folder or below is DICOM; images are not opened."""
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and not _is_image(path):
-            with path.open("rb") as file:
-                if file.read(132)[128:] == b"DICM":
-                    return True
+    """Tell whether any file in a folder or below is DICOM; images are not opened, and what is closed does not count."""
+    # pydicom comes with it
+    from medpanoptic.io.dicom_files import looks_like_dicom, walk_files
+
+    for path, _, reason in walk_files(folder):
+        with suppress(OSError):
+            if not reason and not _is_image(path) and looks_like_dicom(path):
+                return True
     return False

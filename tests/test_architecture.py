@@ -67,7 +67,7 @@ ARROWS: dict[str, set[str]] = {
     "pacs": NUMPY_SIDE | TORCH_SIDE - {"training"},
     "demo": NUMPY_SIDE | {"segmenter", "bundle"},
     "console": {"errors"},
-    "cases": {"errors"},
+    "cases": {"errors", "io"},
     "cli": NUMPY_SIDE | TORCH_SIDE | {"console", "demo", "pacs"},
     "__main__": {"cli"},
     "__init__": NUMPY_SIDE | {"segmenter", "refusion"},

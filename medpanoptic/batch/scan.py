@@ -62,8 +62,6 @@ class StudyIndex:
                 if progress is not None:
                     progress(self.files)
         self._database.execute("COMMIT")
-        if closed := _closed_folders(root):
-            self.skipped["folder that cannot be opened, with all that is in it"] += closed
 
     def _add(self, path: Path, reason: str) -> None:
         if reason:
@@ -72,7 +70,7 @@ class StudyIndex:
         try:
             status = path.stat()
         except OSError:
-            self.skipped["gone, or in a folder that cannot be opened"] += 1
+            self.skipped["gone since its name was read"] += 1
             return
         try:
             found = _classify(path)
@@ -166,14 +164,6 @@ def _regular_files(root: Path, excluded: Path) -> Iterator[tuple[Path, str]]:
                 ours = folder if any((folder / name).is_file() for name in ("segments.json", HOLD)) else None
         if ours is None and not path.is_relative_to(excluded):
             yield path, reason
-
-
-def _closed_folders(root: Path) -> int:
-    """Count the folders that this user may not look into."""
-    closed: list[OSError] = []
-    for _ in os.walk(root, onerror=closed.append):
-        pass
-    return len(closed)
 
 
 def _classify(path: Path) -> tuple[str, str] | None:

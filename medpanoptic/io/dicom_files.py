@@ -20,6 +20,8 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from medpanoptic.errors import ReadError
 from medpanoptic.io.quiet import quiet
 
+# why walk_files gives a folder, or a file of which it sees the name alone
+CLOSED = "folder that cannot be opened, with all that is in it"
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 # deflate packs 1000 : 1 at best; images pack 2-30 : 1
 _DEFLATED_BYTES, _DEFLATED_RATIO = 2**26, 200
@@ -33,17 +35,30 @@ def quiet_pydicom() -> AbstractContextManager[None]:
 
 
 def walk_files(root: Path) -> Iterator[tuple[Path, str, str]]:
-    """Yield (path, name inside root, reason to skip or "") for each file, sorted, never following a link out."""
+    """Yield (path, name inside root, reason to skip or "") for each file, sorted, never following a link out.
+
+    Folders that this user may not look into come last, with the reason CLOSED: what lies in them is not known.
+    """
     inside = root.resolve()
-    for folder, folders, files in os.walk(root, followlinks=False):
+    closed: list[OSError] = []
+    for folder, folders, files in os.walk(root, onerror=closed.append, followlinks=False):
         folders.sort()
-        for name in sorted(files) + [d for d in folders if (Path(folder) / d).is_symlink()]:
+        for name in sorted(files) + [d for d in folders if os.path.islink(Path(folder) / d)]:
             path = Path(folder) / name
-            label = path.relative_to(root).as_posix()
-            if path.is_symlink() and not (path.is_file() and path.resolve().is_relative_to(inside)):
-                yield path, label, "link that leads out of the folder or to a folder"
-            else:
-                yield path, label, "" if path.is_file() else "not a regular file"
+            yield path, path.relative_to(root).as_posix(), _why_not(path, inside)
+    for error in closed:
+        path = Path(error.filename)
+        yield path, path.relative_to(root).as_posix(), CLOSED
+
+
+def _why_not(path: Path, inside: Path) -> str:
+    try:
+        path.lstat()  # a folder may give its names and nothing more
+    except OSError:
+        return CLOSED
+    if path.is_symlink() and not (path.is_file() and path.resolve().is_relative_to(inside)):
+        return "link that leads out of the folder or to a folder"
+    return "" if path.is_file() else "not a regular file"
 
 
 def looks_like_dicom(path: Path) -> bool:
@@ -54,17 +69,17 @@ def looks_like_dicom(path: Path) -> bool:
     return start[128:132] == b"DICM" or old
 
 
-def read_dataset(path: Path, name: str, header_tags: list[str] | None = None) -> Dataset:
-    """Read one file with pydicom, whole or only some elements before the pixels.
+def read_dataset(path: Path, name: str, header_tags: list[str] | None = None, *, pixels: bool = True) -> Dataset:
+    """Read one file with pydicom: whole, without its pixels, or only some elements before them.
 
+    Files without preamble and meta header, as old archives hold them, are read too: their syntax is found out.
     Raises ReadError: DICOM-UNREADABLE, READ-TOO-LARGE; no tag value is in their texts.
     """
     _check_deflated(path, name)
     try:
         with quiet_pydicom():
-            dataset = pydicom.dcmread(
-                path, stop_before_pixels=header_tags is not None, force=True, specific_tags=header_tags
-            )
+            stop = header_tags is not None or not pixels
+            dataset = pydicom.dcmread(path, stop_before_pixels=stop, force=True, specific_tags=header_tags)
             _complete_syntax(dataset)
             return dataset
     except Exception as error:  # pydicom raises nearly any type on a damaged file, and its texts quote values

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from medpanoptic.errors import GeometryError, ReadError, SelectionError
-from medpanoptic.io.dicom_files import has_decoder, walk_files
+from medpanoptic.io.dicom_files import CLOSED, has_decoder, walk_files
 from medpanoptic.io.dicom_header import Frame, Instance, SkippedFile, read_header, series_handle
 from medpanoptic.io.limits import check_size
 
@@ -78,7 +78,8 @@ def scan_folder(path: Path) -> Scan:
     skipped: list[SkippedFile] = []
     files = walk_files(path) if path.is_dir() else iter([(path, path.name, "")])
     for file, name, reason in files:
-        header = SkippedFile(name, reason) if reason else read_header(file, name)
+        # what lies in a closed folder may be slices of any series beside it
+        header = SkippedFile(name, reason, damaged=reason == CLOSED) if reason else read_header(file, name)
         if isinstance(header, SkippedFile):
             skipped.append(header)
         else:
@@ -149,8 +150,8 @@ def check_headers(series: DicomSeries) -> None:
     if series.damaged:
         raise ReadError(
             "DICOM-DAMAGED",
-            f"{label}: {len(series.damaged)} file(s) beside it are truncated or unreadable and may belong to it, "
-            f"first {series.damaged[0].name}; copy the series again",
+            f"{label}: {len(series.damaged)} file(s) or folder(s) beside it are truncated or cannot be opened and may "
+            f"belong to it, first {series.damaged[0].name}; copy the series again, or alone",
         )
     if len({(i.study_uid, i.patient) for i in instances}) > 1:
         raise GeometryError("MIX-STUDY", f"{label}: its slices belong to different studies or patients")

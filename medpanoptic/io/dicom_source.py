@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from medpanoptic.errors import WriteError
+from medpanoptic.errors import ReadError, WriteError
 from medpanoptic.geometry import to_index
 from medpanoptic.identity import uid_from
-from medpanoptic.io.dicom_files import quiet_pydicom
+from medpanoptic.io.dicom_files import quiet_pydicom, read_dataset
 from medpanoptic.result import PanopticResult
 from medpanoptic.volume import Source, Volume
 
@@ -83,15 +83,11 @@ def read_headers(source: Source) -> list[Dataset]:
 
 
 def _read_header(path: Path) -> Dataset:
-    import pydicom
-
-    kind = ""
     try:
-        header = pydicom.dcmread(path, stop_before_pixels=True)
-    except Exception as error:  # pydicom raises nearly any type on a damaged file, and its texts quote values
-        kind = type(error).__name__
-    if kind:
-        raise WriteError("FORMAT-NEEDS-DICOM", f"a source slice cannot be read ({kind})")
+        header = read_dataset(path, "a source slice", pixels=False)
+    except (ReadError, OSError) as error:
+        kind = error.code if isinstance(error, ReadError) else type(error).__name__
+        raise WriteError("FORMAT-NEEDS-DICOM", f"a source slice cannot be read ({kind})") from None
     if not header.get("SOPClassUID"):
         # empty in some exports; the meta header says the same
         header.SOPClassUID = header.file_meta.get("MediaStorageSOPClassUID", "")
