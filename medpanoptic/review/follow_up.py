@@ -11,7 +11,6 @@ import numpy as np
 from medpanoptic.geometry import same_grid
 from medpanoptic.io import read_result
 from medpanoptic.match import Finding, FollowUp, Registration, lesions_of, match_lesions, register
-from medpanoptic.measure import is_calibrated
 from medpanoptic.result import PanopticResult
 from medpanoptic.review.case_files import check_signed, signed_versions
 from medpanoptic.review.edit import Edit
@@ -89,7 +88,7 @@ def findings(session: ReviewSession) -> list[Finding]:
 
     Empty where no pixel size is known.
     """
-    if not is_calibrated(session.live.base):
+    if not session.calibrated:
         return []
     rows = {i: session.row(i) for i in session.things}
     kept = [i for i, row in rows.items() if row.segment.verdict != "rejected"]

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from medpanoptic.errors import ReviewError
 from medpanoptic.geometry import Affine
 from medpanoptic.identity import uid_from
-from medpanoptic.measure import Measures, measure_segment
+from medpanoptic.measure import Measures, is_calibrated, measure_segment
 from medpanoptic.result import PanopticResult, Verdict
 from medpanoptic.review import edits
 from medpanoptic.review.case_files import OpenedCase, begin_line, open_case
@@ -125,6 +125,11 @@ class ReviewSession:
     def affine(self) -> Affine:
         """(4, 4) native index -> LPS mm."""
         return self.live.base.affine
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether mm are known: both the result and the image can say no."""
+        return is_calibrated(self.live.base, self.volume)
 
     @property
     def version(self) -> int:

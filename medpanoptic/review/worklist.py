@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from medpanoptic.geometry import to_world
-from medpanoptic.measure import is_calibrated
 
 if TYPE_CHECKING:
     from medpanoptic.review.session import ReviewSession
@@ -134,7 +133,7 @@ def _columns(session: ReviewSession) -> list[str]:
 def _row(session: ReviewSession, segment_id: int, measured: bool) -> dict[str, Any]:
     row, base = session.row(segment_id), session.live.base
     segment, size = row.segment, session.live.size(segment_id)
-    calibrated = is_calibrated(base)
+    calibrated = session.calibrated
     long_axis, short_axis = axes_mm(session, segment_id) if measured and calibrated else (np.nan, np.nan)
     place, key = _place(session, segment_id, calibrated)
     values = [

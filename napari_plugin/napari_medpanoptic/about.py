@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medpanoptic.measure import Intensity, is_calibrated
+from medpanoptic.measure import Intensity, Measures, is_calibrated
 from medpanoptic.result import PanopticResult, Segment
 from medpanoptic.review import LesionChange
 from medpanoptic.review.regions import slices
 from medpanoptic.review.worklist import axes_mm
+from napari_medpanoptic.units import PIXELS, Unit, unit_of
 
 if TYPE_CHECKING:
     from napari_medpanoptic.reading import Reading
@@ -24,16 +25,21 @@ def about(reading: Reading) -> str:
     if current is None:
         return ""
     row = session.row(current)
-    measures = session.measures(current)
+    measures, unit = session.measures(current), unit_of(session)
     lines = [f"Lesion {current}, {session.live.base.classes[row.segment.class_id].name}: "
              f"{why_kept(row.segment, session.model)}"]  # fmt: skip
-    if is_calibrated(session.live.base):
-        long_mm, short_mm = axes_mm(session, current)
-        size = f"{measures.area_mm2:.3g} mm²" if measures.volume_mm3 is None else f"{measures.volume_mm3 / 1000:.2f} ml"
-        lines.append(f"{long_mm:.1f} x {short_mm:.1f} mm, {size}")
+    lines.append(f"{unit.axes(*axes_mm(session, current))} {unit.name}, {_amount(measures, unit)}")
     lines += [values_text(found) for found in measures.intensities]
     lines += [change_text(c) for c in reading.changes() if current in c.review_ids and c.relation != "unchanged"]
     return "\n".join(lines)
+
+
+def _amount(measures: Measures, unit: Unit) -> str:
+    if unit == PIXELS:
+        return f"{measures.size} voxels"
+    if measures.volume_mm3 is not None:
+        return f"{measures.volume_mm3 / 1000:.2f} ml"
+    return f"{unit.area(measures.area_mm2 or 0.0)} {unit.area_name}"
 
 
 def values_text(found: Intensity) -> str:

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from medpanoptic.geometry import to_world
 from medpanoptic.review.edit import Line
+from napari_medpanoptic.diameter_shapes import TEXT_SIZE, diameter_shapes, slice_axes
 from napari_medpanoptic.in_step import is_looking
 from napari_medpanoptic.reading import Reading
+from napari_medpanoptic.units import unit_of
 from napari_medpanoptic.view import canvases
 
-COLORS = ("#ffd166", "#56b4e9")  # long, short
 GRIP_PIXELS = 12  # so near must the mouse come to take hold of an end
-_LINE_PIXELS, _END_PIXELS = 2.0, 4.0
 
 
 class Diameters:
@@ -29,6 +29,7 @@ class Diameters:
         self.reading = reading
         self.layer: Any = None
         self._of: int | None = None  # the lesion that is drawn
+        self._awaited = False  # a drawing after a zoom is on its way
         reading.watchers.append(self.follow)
 
     def toggle(self) -> None:
@@ -38,18 +39,20 @@ class Diameters:
             self.close_layer()
             return
         active = viewer.layers.selection.active
-        text = {"string": "{text}", "color": "white", "size": 10, "anchor": "upper_left"}
+        text = {"string": "{text}", "color": "white", "size": TEXT_SIZE, "anchor": "center"}
         self.layer = viewer.add_shapes(
             ndim=things.ndim, **self.reading.beside("diameters"), features={"text": []}, text=text, opacity=0.9
         )
         self.layer.editable = False
         viewer.layers.selection.active = active
+        viewer.scene.camera.events.zoom.connect(self._zoomed)
         self._of = None
         self.follow()
 
     def close_layer(self) -> None:
         """Take the lines away."""
         viewer, layer, self.layer = self.reading.viewer, self.layer, None
+        viewer.scene.camera.events.zoom.disconnect(self._zoomed)
         if layer in viewer.layers:
             viewer.layers.remove(layer)
 
@@ -67,7 +70,7 @@ class Diameters:
         if self.layer is None:
             return
         if self.layer not in self.reading.viewer.layers:
-            self.layer = None  # a person deleted it
+            self.close_layer()  # a person deleted it
             return
         for model in canvases(self.reading.viewer):
             if self._on_press not in model.mouse_drag_callbacks:
@@ -105,31 +108,30 @@ class Diameters:
         points: NDArray[np.float64] = grid.display_points_of_mm(line) * grid.scale + grid.translate
         return points
 
+    def _zoomed(self, event: Any = None) -> None:
+        """Draw ends and labels in their size on the screen again, once for a turn of the wheel."""
+        if not self._awaited:
+            self._awaited = True
+            self.reading.later(self._draw_again)
+
+    def _draw_again(self) -> None:
+        self._awaited = False
+        if self.layer in self.reading.viewer.layers and self.reading.current is not None:
+            self._draw(self.lines())
+
     def _draw(self, lines: tuple[Line, Line]) -> None:
-        grid, pixel = self.reading.grid, 1 / max(self.reading.viewer.scene.camera.zoom, 1e-6)
-        ends = [grid.display_points_of_mm(line) for line in lines]
-        rings = [self._ring(end, _END_PIXELS * pixel) for pair in ends for end in pair]
-        lengths = [f"{np.linalg.norm(np.subtract(*line)):.1f} mm" for line in lines]
+        reading = self.reading
+        shapes, words = diameter_shapes(reading.grid, lines, unit_of(reading.session), self._zoom())
         self.layer.data = []
         # a shape that is added takes the features of the moment
-        self.layer.add(
-            [*ends, *rings],
-            shape_type=["line"] * 2 + ["ellipse"] * 4,
-            edge_width=_LINE_PIXELS * pixel / float(grid.scale[-1]),
-            edge_color=[COLORS[k] for k in (0, 1, 0, 0, 1, 1)],
-            face_color=["transparent"] * 2 + [COLORS[k] for k in (0, 0, 1, 1)],
-        )
-        self.layer.features = {"text": [*lengths, "", "", "", ""]}
+        self.layer.add(**shapes)
+        self.layer.features = {"text": words}
 
-    def _ring(self, end: NDArray[np.float64], radius_mm: float) -> NDArray[np.float64]:
-        """Return the corners (4, ndim) of a small circle around an end, on the slice of the acquisition."""
-        grid, ndim = self.reading.grid, len(self.reading.grid.shape)
-        fixed = grid.order.axes.index(0) if ndim == 3 else None
-        rows, columns = (axis for axis in range(ndim) if axis != fixed)
-        corners = np.repeat(end[None], 4, axis=0)
-        corners[:, rows] += np.array([-1, -1, 1, 1]) * radius_mm / grid.scale[rows]
-        corners[:, columns] += np.array([-1, 1, 1, -1]) * radius_mm / grid.scale[columns]
-        return corners
+    def _zoom(self) -> float:
+        """Return the zoom of the canvas that shows the plane in which the lines lie."""
+        across, models = slice_axes(self.reading.grid)[0], canvases(self.reading.viewer)
+        shown = next((m for m in models if m.dims.ndim < 3 or m.dims.order[0] == across), models[0])
+        return max(float(shown.scene.camera.zoom), 1e-6)
 
     # ---- the hand
 

@@ -9,7 +9,9 @@ import pandas as pd
 from qtpy.QtCore import QItemSelectionModel, Qt
 from qtpy.QtWidgets import QAbstractItemView, QTableView
 
+from medpanoptic.review import ReviewSession
 from napari_medpanoptic.lesion_table import MARKS, LesionTable
+from napari_medpanoptic.units import unit_of
 
 _ROW_PIXELS = 22
 _LEAST_ROWS = 6
@@ -31,6 +33,11 @@ class LesionList(QTableView):
         self.verticalHeader().setDefaultSectionSize(_ROW_PIXELS)
         self.horizontalHeader().sectionClicked.connect(self._on_heading)
         self.clicked.connect(self._on_row)
+
+    def begin(self, session: ReviewSession) -> None:
+        """Show the lesions of this review from now on."""
+        self.rows.unit = unit_of(session)
+        self.rows.several_classes = len(session.live.base.classes.things) > 1
 
     def show_table(self, table: pd.DataFrame, current: int | None) -> None:
         """Show these rows with ``current`` chosen; rows chosen beside it stay chosen."""

@@ -25,7 +25,6 @@ from medpanoptic.match import (
     target_response,
 )
 from medpanoptic.match.recist import NonTarget
-from medpanoptic.measure import is_calibrated
 from medpanoptic.result import PanopticResult
 from medpanoptic.review import ReviewSession, findings, register_prior, signed_versions
 from medpanoptic.review.signing import WORKLIST
@@ -99,7 +98,7 @@ def finding(session: ReviewSession, segment_id: int) -> Finding:
 
 def targets_of(session: ReviewSession) -> list[Finding]:
     """Return the targets that the reader chose, rejected ones left out."""
-    if not is_calibrated(session.live.base):
+    if not session.calibrated:
         return []
     rows = {i: session.row(i) for i in session.things}
     return [finding(session, i) for i, r in rows.items() if r.is_target and r.segment.verdict != "rejected"]
@@ -154,7 +153,7 @@ def followed(session: ReviewSession, before: Sequence[Finding], links: Sequence[
     now = []
     for target in before:
         link = link_of.get(target.id)
-        if link is None or not is_calibrated(session.live.base):
+        if link is None or not session.calibrated:
             now.append(Finding(target.id, target.organ, target.is_node, 0.0, 0.0, evaluable=False))
             continue
         here = [i for i in link.current_ids if i in session.things and session.row(i).segment.verdict != "rejected"]

@@ -91,6 +91,7 @@ class ReviewWidget(QWidget):
         self.diameters, self.seeds, self.changed = Diameters(reading), Seeds(reading), ChangedLayer(reading)
         self.tools = (self.diameters, self.seeds, self.changed, Pick(reading, self.table.add_row))
         self.tool_row.begin(reading)
+        self.table.begin(reading.session)
         more = {"axes": self.diameters.toggle, "points": self.seeds.toggle, "changed": self.changed.toggle}
         self.actions = review_actions(reading, self.chosen, {**more, "note": self.form.write_note})
         bind_review_keys(reading, self.actions)

@@ -217,6 +217,7 @@ def test_the_list_stays_fluid_with_50000_nuclei():
     pytest.importorskip("qtpy")
     import pandas as pd
     from napari_medpanoptic.lesion_table import LesionTable, cell_text
+    from napari_medpanoptic.units import MICRONS
     from qtpy.QtCore import Qt
 
     ids = np.arange(1, 50_001)
@@ -242,7 +243,12 @@ def test_the_list_stays_fluid_with_50000_nuclei():
     assert model.row_of(123) == 122
     assert model.row_of(None) == -1
     assert cell_text("volume_mm3", 1500.0) == "1.50"
-    assert cell_text("long_axis_mm", np.nan) == ""
+    assert cell_text("axes", np.array([12.34, np.nan])) == ""
+    assert cell_text("axes", np.array([12.34, 5.67])) == "12.3 x 5.7"
+    assert cell_text("axes", np.array([0.01234, 0.00567]), MICRONS) == "12.3 x 5.7"
+    assert cell_text("area_mm2", 50.2e-6, MICRONS) == "50.2"
+    assert cell_text("place", "slice 18, L 31 P 12 H 104 mm") == "18, L 31 P 12 H 104"
+    assert cell_text("place", "row 7, column 245") == "7, 245"
     assert model.data(model.index(0, 0), Qt.ItemDataRole.ForegroundRole) is None
 
 
