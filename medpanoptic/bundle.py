@@ -108,9 +108,11 @@ class Bundle:
         """
         import torch
 
+        from medpanoptic.networks.layers import NoInitialValues
+
         weights = load_weights(self.weights_path, self.weights_sha256)
         # without memory first: a network_def may ask for more than there is
-        with torch.device("meta"):
+        with torch.device("meta"), NoInitialValues():
             skeleton = self.build_network()
         _check_weights(weights, skeleton.state_dict(), self.name)
         network = self.build_network()

@@ -248,19 +248,17 @@ def _load_libraries() -> None:
     warnings.simplefilter("ignore")
     import highdicom
     import safetensors.torch  # noqa: F401
-    import torch
+    import SimpleITK  # noqa: F401
     from PIL import ImageDraw, ImageFont  # noqa: F401
     from pydicom.uid import SegmentationStorage
 
     import medpanoptic.io.dicom_seg
     import medpanoptic.io.overlay
-    import medpanoptic.networks.build  # noqa: F401
-    from medpanoptic.segmenter.segmenter import deterministic
+    import medpanoptic.networks.build
+    import medpanoptic.segmenter  # noqa: F401
 
     # highdicom reads its tables of modules when it makes its first object
     highdicom.SOPClass("1.2", "1.3", 1, "1.4", SegmentationStorage, 1, "SEG", manufacturer="medpanoptic")
-    with deterministic(torch.device("cpu")):  # torch imports its compiler, 3 s, when this is first set
-        pass
 
 
 def _private_pipes() -> Pipes:

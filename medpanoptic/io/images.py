@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
@@ -74,6 +73,8 @@ def _decode(image: Image.Image, path: Path, is_label: bool) -> NDArray:
     if is_label and image.mode in {"P", "1"}:
         return np.asarray(image).astype(np.uint8)[None]
     if image.format == "PNG" and _png_depth(path) == 16 and image.mode in {"RGB", "RGBA", "LA"}:
+        import SimpleITK as sitk  # noqa: N813
+
         image.load()
         # Pillow cuts these to 8 bits without a word
         array = sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO="PNGImageIO"))

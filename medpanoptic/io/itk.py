@@ -5,15 +5,18 @@ from __future__ import annotations
 import zlib
 from math import prod
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813
 
 from medpanoptic.errors import ReadError
 from medpanoptic.geometry import Affine, is_rigid, reverse_axes
 from medpanoptic.io.itk_header import ItkHeader, read_itk_header
 from medpanoptic.io.limits import check_size
 from medpanoptic.volume import Channel, Source, Volume
+
+if TYPE_CHECKING:
+    import SimpleITK
 
 _UNCALIBRATED = "no pixel size in the file: 1 mm per pixel stands in, sizes are in pixels"
 
@@ -24,6 +27,8 @@ def read_itk(path: Path) -> Volume:
     Raises ReadError: NOT-FOUND, ITK-UNREADABLE, ITK-EXTERNAL (the header points at a file elsewhere), READ-TOO-LARGE,
     SHAPE; GeometryError: GEO-PIXEL-SPACING, GEO-AFFINE, GEO-ORIENTATION, ITK-UNITS.
     """
+    import SimpleITK as sitk  # noqa: N813
+
     header = read_itk_header(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
@@ -58,7 +63,7 @@ def read_itk(path: Path) -> Volume:
     return Volume(np.ascontiguousarray(array), affine, names, source, header.calibrated, notes)
 
 
-def itk_affine(image: sitk.Image) -> Affine:
+def itk_affine(image: SimpleITK.Image) -> Affine:
     """Return index (slice, row, column) or (row, column) -> LPS mm of a SimpleITK image."""
     ndim = image.GetDimension()
     step = np.reshape(image.GetDirection(), (ndim, ndim)) * np.array(image.GetSpacing())

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813
 
 from medpanoptic.errors import GeometryError
 from medpanoptic.geometry import same_grid, to_index, to_world
@@ -26,6 +25,8 @@ def resample_to(volume: Volume, reference: Volume, outside: float) -> Volume:
             "GEO-GRID",
             f"2D channels must share size and pixel size, got {volume.shape} and {reference.shape}",
         )
+    import SimpleITK as sitk  # noqa: N813
+
     _check_overlap(volume, reference)
     matrix = np.linalg.inv(volume.affine) @ reference.affine
     # ITK counts the fastest axis first

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 Norm = Literal["batch", "group"]
 LEAKY_SLOPE = 0.01  # EfficientPS section 4.1: leaky ReLU after every norm
@@ -72,3 +74,23 @@ def speed_up_one_thread(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1):
             module.dilation = (2, 2)
+
+
+class NoInitialValues(TorchFunctionMode):
+    """Within the ``with``, ``nn.init`` leaves tensors as they are: for a network whose shapes alone are wanted.
+
+    Random values of tensors without memory ("meta") would make torch import its compiler: 2 CPU-s and 70 MiB.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Return what ``func`` returns, or for a function of ``nn.init`` its tensor."""
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", "") == nn.init.__name__:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)

@@ -35,18 +35,19 @@ def deterministic(device: torch.device) -> Iterator[None]:
 
     On a GPU an operation that has no such form warns by its name and runs; on a CPU there is none here.
     """
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    # torch.use_deterministic_algorithms does the same and imports torch's compiler: seconds in each new process
+    before = torch.get_deterministic_debug_mode()
     settings: Any = torch.utils.deterministic
     benchmark, fill = torch.backends.cudnn.benchmark, settings.fill_uninitialized_memory
     if device.type == "cuda":  # cuBLAS reads it once, at its first use in the process
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cudnn.benchmark = False
     settings.fill_uninitialized_memory = False  # costs a tenth of the time in 3D
-    torch.use_deterministic_algorithms(True, warn_only=device.type != "cpu")
+    torch.set_deterministic_debug_mode("error" if device.type == "cpu" else "warn")
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.set_deterministic_debug_mode(before)
         torch.backends.cudnn.benchmark, settings.fill_uninitialized_memory = benchmark, fill
 
 
