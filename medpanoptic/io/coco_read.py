@@ -5,7 +5,6 @@ Source: https://cocodataset.org/#format-data, "Panoptic Segmentation".
 
 from __future__ import annotations
 
-import colorsys
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from medpanoptic.classes import ClassInfo, ClassTable, Code
 from medpanoptic.errors import ReadError
 from medpanoptic.geometry import spatial_affine
 from medpanoptic.io.coco import rgb_to_ids
+from medpanoptic.io.foreign import any_color
 from medpanoptic.io.limits import check_size
 from medpanoptic.result import PanopticResult, Provenance, Segment, count_ids
 from medpanoptic.volume import Source, Volume
@@ -108,13 +108,8 @@ def _class(entry: Mapping[str, Any]) -> ClassInfo:
     codes = entry.get("codes")
     if codes:
         category, kind = Code.from_json(codes["category"]), Code.from_json(codes["type"])
-    r, g, b = (int(v) for v in entry.get("color") or _any_color(int(entry["id"])))
+    r, g, b = (int(v) for v in entry.get("color") or any_color(int(entry["id"])))
     return ClassInfo(int(entry["id"]), str(entry["name"]), is_thing, (r, g, b), category, kind)
-
-
-def _any_color(class_id: int) -> tuple[int, int, int]:
-    r, g, b = colorsys.hls_to_rgb(class_id * 0.618033988749895 % 1.0, 0.55, 0.6)
-    return round(r * 255), round(g * 255), round(b * 255)
 
 
 def _ordered(data: Mapping[str, Any]) -> list[Mapping[str, Any]]:

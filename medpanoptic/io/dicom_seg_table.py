@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from medpanoptic.classes import ClassInfo, ClassTable, Code
 from medpanoptic.errors import ReadError
 from medpanoptic.io.dicom_common import ALGORITHM_TYPE, NAME
+from medpanoptic.io.foreign import any_color
 from medpanoptic.result import Origin, Provenance, Segment, Verdict
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def _new_class(class_id: int, kinds: Sequence[_Kind], taken: Counter[str]) -> Cl
     # what we wrote says it by the tracking UIDs, which stuff has not
     guess = len(kinds) > 1 or _agree(first.category, _COUNTED)
     is_thing = tracked or none_found or (guess and not first.words)
-    color = first.color or _any_color(class_id)
+    color = first.color or any_color(class_id)
     return ClassInfo(class_id, name, is_thing, color, first.category, first.type, first.region)
 
 
@@ -269,11 +269,6 @@ def _rgb(lab: Any) -> tuple[int, int, int] | None:
     except (ValueError, TypeError):
         return None
     return int(r), int(g), int(b)
-
-
-def _any_color(class_id: int) -> tuple[int, int, int]:
-    r, g, b = colorsys.hls_to_rgb(class_id * 0.618033988749895 % 1.0, 0.55, 0.6)
-    return round(r * 255), round(g * 255), round(b * 255)
 
 
 def _iso(item: Dataset) -> str:

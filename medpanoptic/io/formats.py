@@ -82,7 +82,7 @@ _MAPS = ("panoptic.nii.gz", "panoptic.tif", "stuff.nii.gz", "stuff.tif")
 _CSV = EVERYTHING - {"map", "codes", "colors", "unused", "under", "dropped", "affine", "spacing"}
 _SEG = EVERYTHING - {"rejected", "unused", "under", "dropped", "parameters"}
 _SEG_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
-_GEOJSON = frozenset({"map", "ids", "classes", "colors", "scores", "origin", "verdicts", "tracking", "stuff"})
+_GEOJSON = frozenset({"map", "ids", "classes", "codes", "colors", "scores", "origin", "verdicts", "tracking", "stuff"})
 FORMATS: Mapping[str, Format] = {
     "json": Format(
         "table of classes, segments and provenance (always written)",
@@ -190,6 +190,7 @@ FORMATS: Mapping[str, Format] = {
         (2,),
         ("annotations.geojson",),
         _GEOJSON,
+        reader="geojson_read:read_geojson",
     ),
     "geojson-detections": Format(
         "GeoJSON detections for QuPath, for many thousand cells",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import uuid
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ def _features(result: PanopticResult, kind: str, scale: float, identity: Identit
             "properties": {
                 **_properties(result, segment, kind if is_thing else "annotation"),
                 "measurements": _measurements(result.sizes[segment.id], segment.score, pixel_um2),
-                "metadata": _metadata(segment),
+                "metadata": _metadata(segment, result, pixel_checksum(mask, first)),
             },
         }
 
@@ -94,17 +95,28 @@ def _properties(result: PanopticResult, segment: Segment, kind: str) -> dict[str
 def _measurements(size: int, score: float, pixel_um2: float | None) -> dict[str, float]:
     """QuPath's own name for an area; ``pixel_um2`` None where no pixel size is known."""
     area = {"Area px^2": float(size)} if pixel_um2 is None else {"Area µm^2": round(size * pixel_um2, 4)}
-    return {**area, "Score": round(float(score), 4)}
+    return {**area, "Score": float(score)}
 
 
-def _metadata(segment: Segment) -> dict[str, str]:
-    """QuPath keeps text here, and gives it back when it exports."""
+def _metadata(segment: Segment, result: PanopticResult, checksum: str) -> dict[str, str]:
+    """QuPath keeps text here, and gives it back when it exports; ``geojson_read`` needs it."""
     return {
         "id": str(segment.id),
         "origin": segment.origin,
         "verdict": segment.verdict,
         **({"tracking_uid": segment.tracking_uid} if segment.tracking_uid else {}),
+        "class": json.dumps(result.classes[segment.class_id].to_json(), ensure_ascii=False, separators=(",", ":")),
+        "pixels": checksum,
     }
+
+
+def pixel_checksum(mask: NDArray[np.bool_], first: NDArray[np.int64]) -> str:
+    """Return 8 hex digits that tell whether an object still has the pixels it was written with.
+
+    mask : (row, column) in its tight box. first : row and column where the box starts.
+    """
+    place = np.array([*first, *mask.shape], "<i8").tobytes()
+    return f"{zlib.crc32(np.packbits(mask).tobytes(), zlib.crc32(place)):08x}"
 
 
 def _geometry(parts: list[Part], first: NDArray[np.int64], scale: float) -> dict[str, Any]:

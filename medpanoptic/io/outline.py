@@ -1,4 +1,4 @@
-"""Outlines of masks along pixel edges: exact, so that filling them gives the mask back.
+"""Outlines of masks along pixel edges: exact, so that filling them gives the mask back. And the filling.
 
 Corners are whole numbers: (0, 0) is the top left corner of the first pixel, whose centre is (0.5, 0.5).
 """
@@ -127,3 +127,29 @@ def _right_pixel(corner: tuple[int, int], heading: int) -> tuple[int, int]:
     """Return the pixel on the right of the edge that leaves a corner."""
     row, column = corner
     return ((row, column), (row, column - 1), (row - 1, column - 1), (row - 1, column))[heading]
+
+
+def fill(loops: list[NDArray[np.float64]], shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Return (rows, columns) uint8, 1 where a pixel's centre is inside, by the even-odd rule over all loops.
+
+    loops : closed outlines (N, 2) (row, column), 0 the centre of the first pixel. A centre on an outline belongs to
+    what lies right of or below it, so that outlines that share an edge share no pixel.
+    """
+    inside = np.zeros(shape, np.uint8)
+    if not loops:
+        return inside
+    points = np.ceil(np.concatenate(loops)).clip(0, shape).astype(int)
+    (top, left), (bottom, right) = points.min(axis=0), points.max(axis=0)
+    # which centres an edge lies left of, per row it passes: the parity of those before a centre tells inside
+    crossings = np.zeros((bottom - top, right - left + 1), np.uint8)
+    for loop in loops:
+        (r0, c0), (r1, c1) = (loop - (top, left)).T, np.roll(loop - (top, left), -1, axis=0).T
+        first = np.clip(np.ceil(np.minimum(r0, r1)), 0, len(crossings)).astype(int)
+        last = np.clip(np.ceil(np.maximum(r0, r1)), 0, len(crossings)).astype(int)  # not with it
+        count = last - first
+        edge = np.repeat(np.arange(len(loop)), count)
+        row = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count) + first[edge]
+        column = c0[edge] + (row - r0[edge]) * (c1[edge] - c0[edge]) / (r1[edge] - r0[edge])
+        np.bitwise_xor.at(crossings, (row, np.clip(np.ceil(column), 0, crossings.shape[1] - 1).astype(int)), 1)
+    inside[top:bottom, left:right] = np.bitwise_xor.accumulate(crossings, axis=1)[:, :-1]
+    return inside

@@ -18,10 +18,10 @@ _MAX_JSON_BYTES = 2**30
 def read_result(path: str | Path, *, format: str | None = None, image: Volume | None = None) -> PanopticResult:
     """Read a result: a folder that ``write_result`` made, or one file of a format that can be read.
 
-    path : a result folder or its segments.json; a DICOM SEG or RTSTRUCT; a COCO panoptic JSON; or a folder that holds
-        exactly one of them. format : its name in ``FORMATS``; None finds it out.
-    image : the image that the result belongs to, for formats without a grid of their own (RTSTRUCT must have it; COCO
-        takes its geometry). Other formats are checked against its grid where both are known.
+    path : a result folder or its segments.json; a DICOM SEG or RTSTRUCT; a COCO panoptic JSON; GeoJSON of
+        QuPath; or a folder that holds exactly one of them. format : its name in ``FORMATS``; None finds it out.
+    image : the image that the result belongs to, for formats without a grid of their own (RTSTRUCT and GeoJSON must
+        have it; COCO takes its geometry). Other formats are checked against its grid where both are known.
     A result folder comes back as it was written, but for the source UIDs, which are not stored; docs/formats/ says what
     the others keep.
     Raises ReadError: NOT-FOUND, RESULT-UNKNOWN (of no format that can be read), RESULT-AMBIGUOUS (a folder of several),
@@ -81,7 +81,7 @@ def _format_of_file(path: Path) -> str:
 
 def _guess(path: Path) -> str:
     """Return the name of a readable format, or ""."""
-    if path.suffix.lower() == ".json":
+    if path.suffix.lower() in (".json", ".geojson"):
         return _json_format(path)
     from medpanoptic.io.dicom_files import looks_like_dicom
 
@@ -97,6 +97,9 @@ def _json_format(path: Path) -> str:
         data: Any = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
         return ""
+    first = data[0] if isinstance(data, list) and data else data
+    if isinstance(first, dict) and first.get("type") in ("FeatureCollection", "Feature"):
+        return "geojson"
     if not isinstance(data, dict):
         return ""
     if data.get("format") == "medpanoptic-result":

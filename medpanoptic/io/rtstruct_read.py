@@ -20,6 +20,8 @@ from medpanoptic.io.dicom_common import ALGORITHM_TYPE
 from medpanoptic.io.dicom_files import quiet_pydicom, read_dataset
 from medpanoptic.io.dicom_seg_paint import Overlap, Painter
 from medpanoptic.io.dicom_seg_table import SegmentTable, is_ours, read_provenance
+from medpanoptic.io.foreign import REGION_CATEGORY, REGION_TYPE
+from medpanoptic.io.outline import fill
 from medpanoptic.io.rtstruct import RTSTRUCT
 from medpanoptic.result import Origin, PanopticResult, Segment
 from medpanoptic.volume import Volume
@@ -29,9 +31,6 @@ _OFF_PLANE = 0.1  # slices: the most that a contour may lie beside the slice it 
 # points are rounded to this part of a pixel: contours through pixel centres would else be ragged by rounding
 _DECIMALS = 3
 _ORIGIN: dict[str, Origin] = {kind: origin for origin, kind in ALGORITHM_TYPE.items()}
-# what an ROI without a code is: DICOM PS3.16 CID 7150 and the DCM codes
-_CATEGORY = Code("309825002", "SCT", "Spatial and Relational Concept")
-_TYPE = Code("111099", "DCM", "Selected region")
 _COLOR = (230, 120, 50)
 # the defined terms of RT ROI Interpreted Type that may name a class; others may hold anything
 _KINDS = (
@@ -145,7 +144,7 @@ def _foreign_class(
     """Return the class of an ROI by its name, its code or its type; ``known`` collects the classes."""
     coded = observation.get("RTROIIdentificationCodeSequence") or ()
     kind = str(observation.get("RTROIInterpretedType") or "").upper()
-    name, code = (kind if kind in _KINDS else "region"), _TYPE
+    name, code = (kind if kind in _KINDS else "region"), REGION_TYPE
     if coded:
         code = Code(str(coded[0].CodeValue), str(coded[0].CodingSchemeDesignator), str(coded[0].CodeMeaning))
         name = code.meaning
@@ -153,7 +152,7 @@ def _foreign_class(
         name = str(item.get("ROIName") or name)
     if name not in known:
         rgb = [int(v) for v in outline.get("ROIDisplayColor") or _COLOR]
-        known[name] = ClassInfo(len(known) + 1, name, True, (rgb[0], rgb[1], rgb[2]), _CATEGORY, code)
+        known[name] = ClassInfo(len(known) + 1, name, True, (rgb[0], rgb[1], rgb[2]), REGION_CATEGORY, code)
     return known[name]
 
 
@@ -213,29 +212,3 @@ def _masks(roi: _Roi, image: Volume, name: str) -> tuple[list[int], list[NDArray
         if 0 <= k < image.shape[0]:
             loops.setdefault(k, []).append(places[:, 1:])
     return list(loops), [fill(loops[k], image.shape[1:]) for k in loops]
-
-
-def fill(loops: list[NDArray[np.float64]], shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Return (rows, columns) uint8, 1 where a pixel's centre is inside, by the even-odd rule over all loops.
-
-    loops : closed outlines (N, 2) (row, column), 0 the centre of the first pixel. A centre on an outline belongs to
-    what lies right of or below it, so that outlines that share an edge share no pixel.
-    """
-    inside = np.zeros(shape, np.uint8)
-    if not loops:
-        return inside
-    points = np.ceil(np.concatenate(loops)).clip(0, shape).astype(int)
-    (top, left), (bottom, right) = points.min(axis=0), points.max(axis=0)
-    # which centres an edge lies left of, per row it passes: the parity of those before a centre tells inside
-    crossings = np.zeros((bottom - top, right - left + 1), np.uint8)
-    for loop in loops:
-        (r0, c0), (r1, c1) = (loop - (top, left)).T, np.roll(loop - (top, left), -1, axis=0).T
-        first = np.clip(np.ceil(np.minimum(r0, r1)), 0, len(crossings)).astype(int)
-        last = np.clip(np.ceil(np.maximum(r0, r1)), 0, len(crossings)).astype(int)  # not with it
-        count = last - first
-        edge = np.repeat(np.arange(len(loop)), count)
-        row = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count) + first[edge]
-        column = c0[edge] + (row - r0[edge]) * (c1[edge] - c0[edge]) / (r1[edge] - r0[edge])
-        np.bitwise_xor.at(crossings, (row, np.clip(np.ceil(column), 0, crossings.shape[1] - 1).astype(int)), 1)
-    inside[top:bottom, left:right] = np.bitwise_xor.accumulate(crossings, axis=1)[:, :-1]
-    return inside

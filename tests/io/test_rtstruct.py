@@ -25,10 +25,11 @@ from scipy import ndimage
 
 from medpanoptic.errors import GeometryError, ReadError, WriteError
 from medpanoptic.geometry import to_index, to_world
+from medpanoptic.io.outline import fill
 from medpanoptic.io.read import read_volume
 from medpanoptic.io.result_reader import read_result
 from medpanoptic.io.rtstruct import keyholed, write_rtstruct
-from medpanoptic.io.rtstruct_read import fill, read_rtstruct
+from medpanoptic.io.rtstruct_read import read_rtstruct
 from medpanoptic.io.write import write_result
 from medpanoptic.result import Segment
 from medpanoptic.volume import Volume
