@@ -24,7 +24,10 @@ PET_PART = 0.41
 PROBABILITY_PART = 0.5
 _STEPS = 24  # thresholds that are tried in CT and MR
 _SEARCHED = 60_000  # voxels that the search for a threshold looks at
-_LOCAL_MM = 4.0  # around the click: where its peak and its grey values are looked for
+# around the click: how far a lesion reaches, and where its peak and its grey values are looked for. In voxels, the
+# largest side counts, where those are smaller: as in microscopy, where a nucleus has some 10 pixels
+_REACH_MM, _REACH_VOXELS = 40.0, 80
+_LOCAL_MM, _LOCAL_VOXELS = 4.0, 8
 
 
 Method = Literal["auto", "probability", "image"]
@@ -36,12 +39,13 @@ def grow_at(
     method: Method,
     volume: Volume | None,
     probability: NDArray | ProbabilityMap | None,
-    reach_mm: float,
+    reach_mm: float | None,
 ) -> Region:
     """Return the lesion at a click as a region of free voxels.
 
     index : native index of the click. method : "probability" uses ``probability`` (*S), "image" the PET channel of
-    ``volume`` if it has one, else its first; "auto" the first of them that is given. reach_mm : how far from the click.
+    ``volume`` if it has one, else its first; "auto" the first of them that is given.
+    reach_mm : how far from the click; None takes 40 mm, or 80 voxels where that is less.
     Raises ReviewError: REVIEW-GROW (nothing stands out, or the click is on a lesion); REVIEW-IMAGE (neither is given).
     """
     place = tuple(round(float(i)) for i in index)
@@ -49,13 +53,14 @@ def grow_at(
         raise ReviewError("REVIEW-GROW", f"the click {list(place)} is outside the image {live.shape}")
     use = method if method != "auto" else ("probability" if probability is not None else "image")
     affine = live.base.affine
-    box = grow_box(tuple((p, p + 1) for p in place), reach(reach_mm, affine, len(place)), live.shape)
+    spacing = voxel_spacing(affine, len(place)).tolist()
+    far = min(_REACH_MM, _REACH_VOXELS * max(spacing)) if reach_mm is None else reach_mm
+    box = grow_box(tuple((p, p + 1) for p in place), reach(far, affine, len(place)), live.shape)
     where = slices(box)
     free = live.free_mask(box)
     seed = tuple(p - start for p, (start, _) in zip(place, box, strict=True))
     if not free[seed]:
         raise ReviewError("REVIEW-GROW", "the click lies on another lesion; click beside it, or reject it first")
-    spacing = voxel_spacing(affine, len(place)).tolist()
     if use == "probability" and probability is not None:
         return Region(box, grow_probability(probability[where], seed, spacing, free))
     if use == "probability" or volume is None:
@@ -105,7 +110,8 @@ def grow_probability(
         raise ReviewError("REVIEW-GROW", "the model sees nothing at the click; grow in the image or draw the lesion")
     level = PROBABILITY_PART * min(1.0, float(values[peak]))
     piece = _piece_at(free & (values >= level), peak)
-    apart = [max(1, round(_LOCAL_MM / s)) for s in spacing]
+    local = _local_mm(spacing)
+    apart = [max(1, round(local / s)) for s in spacing]
     window = ndimage.maximum_filter(values, [2 * a + 1 for a in apart])
     peaks = peak_local_max(
         np.where(piece & (values == window), values, 0), exclude_border=False, labels=piece.astype(int)
@@ -113,7 +119,7 @@ def grow_probability(
     markers = np.zeros(piece.shape, np.int32)
     markers[peak] = 1
     for number, place in enumerate(peaks, 2):
-        if (np.abs((place - np.array(peak)) * spacing) > _LOCAL_MM).any():
+        if (np.abs((place - np.array(peak)) * spacing) > local).any():
             markers[tuple(place)] = number
     return _checked(np.asarray(watershed(-values, markers, mask=piece)) == 1, free)
 
@@ -133,7 +139,7 @@ def grow_image(
     step = max(1, round((values.size / _SEARCHED) ** (1 / values.ndim)))
     thin = tuple(slice(s % step, None, step) for s in seed)
     coarse, open_coarse, at = values[thin], free[thin], tuple(s // step for s in seed)
-    near = _near(coarse.shape, at, [s * step for s in spacing], _LOCAL_MM / 2) & open_coarse
+    near = _near(coarse.shape, at, [s * step for s in spacing], _local_mm(spacing) / 2) & open_coarse
     away = np.abs(coarse - float(np.median(coarse[near])))
     widths = np.linspace(0, float(np.percentile(away[open_coarse], 95)), _STEPS + 1)[1:]
     regions = [_piece_at(open_coarse & (away <= width), at) for width in widths]
@@ -166,6 +172,10 @@ def _touches_border(region: NDArray[np.bool_], free: NDArray[np.bool_]) -> bool:
     return bool((region & faces).sum() > 0.05 * max(1, int((free & faces).sum())))
 
 
+def _local_mm(spacing: Sequence[float]) -> float:
+    return min(_LOCAL_MM, _LOCAL_VOXELS * max(spacing))
+
+
 def _near(shape: Sequence[int], seed: Sequence[int], spacing: Sequence[float], radius: float) -> NDArray[np.bool_]:
     grid = np.ogrid[tuple(slice(0, n) for n in shape)]
     squares = sum(((g - p) * s) ** 2 for g, p, s in zip(grid, seed, spacing, strict=True))
@@ -175,8 +185,8 @@ def _near(shape: Sequence[int], seed: Sequence[int], spacing: Sequence[float], r
 def _peak_near(
     values: NDArray[np.float32], seed: Sequence[int], spacing: Sequence[float], free: NDArray[np.bool_]
 ) -> tuple[int, ...]:
-    """Return the index of the highest free voxel within 4 mm of the click."""
-    near = _near(values.shape, seed, spacing, _LOCAL_MM) & free
+    """Return the index of the highest free voxel near the click."""
+    near = _near(values.shape, seed, spacing, _local_mm(spacing)) & free
     best = int(np.argmax(np.where(near, values, -np.inf)))
     return tuple(int(i) for i in np.unravel_index(best, values.shape))
 

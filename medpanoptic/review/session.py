@@ -238,7 +238,7 @@ class ReviewSession:
         return self._do(edits.add(self.live, region, class_id, self._new_uid))
 
     def add_at(
-        self, index: Sequence[int], class_id: int, method: Method = "auto", reach_mm: float = 40.0
+        self, index: Sequence[int], class_id: int, method: Method = "auto", reach_mm: float | None = None
     ) -> Edit | None:
         """Grow a new lesion from a click; see ``grow_at``. Raises ReviewError (REVIEW-GROW, REVIEW-IMAGE)."""
         region = grow_at(self.live, index, method, self.volume, self.probability.get(class_id), reach_mm)

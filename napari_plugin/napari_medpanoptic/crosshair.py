@@ -1,4 +1,4 @@
-"""The crosshair of one canvas: where the other two planes cut it. Drawn in the scene, so that it is no layer."""
+"""The crosshair of one canvas: where the other planes cut it, in 2D where a click was. Drawn in the scene, so that it is no layer."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Crosshair:
     def draw(self, event: Any = None) -> None:
         """Put the lines where the point is now."""
         dims = self.model.dims
-        visible = self.on and dims.ndisplay == 2 and dims.ndim == 3 and len(self.model.layers) > 0
+        visible = self.on and dims.ndisplay == 2 <= dims.ndim <= 3 and len(self.model.layers) > 0
         self.line.visible = visible
         if visible:
             gap = GAP_PIXELS / max(self.model.scene.camera.zoom, 1e-6)

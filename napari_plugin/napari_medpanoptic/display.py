@@ -80,12 +80,18 @@ def next_fusion(viewer: Any) -> None:
 
 
 def toggle_crosshair(viewer: Any) -> None:
-    """Switch the crosshair of the Planes dock, where one is open."""
+    """Switch the crosshair of the Planes dock or, in 2D, that of the review."""
     from napari_medpanoptic.view import planes_dock
 
     dock = planes_dock(viewer)
     if dock is not None:
         dock.show_crosshair(not dock.cross_box.isChecked())
+    elif getattr(viewer, "window", None) is not None:
+        from napari_medpanoptic.docks import review_if_open
+
+        review = review_if_open(viewer)
+        if review is not None:
+            review.toggle_crosshair()
 
 
 def toggle_help(viewer: Any) -> None:

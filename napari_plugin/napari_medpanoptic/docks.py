@@ -17,9 +17,15 @@ from napari_medpanoptic.review_widget import ReviewWidget
 WIDTH = 450
 
 
+def review_if_open(viewer: Any) -> ReviewWidget | None:
+    """Return the Review dock of a viewer, or None."""
+    found: ReviewWidget | None = _find(viewer, ReviewWidget)
+    return found
+
+
 def review_of(viewer: Any) -> ReviewWidget:
     """Return the Review dock of a viewer, opened if it is not there."""
-    found = _find(viewer, ReviewWidget)
+    found = review_if_open(viewer)
     if found is None:
         found = ReviewWidget(viewer)
         viewer.window.add_dock_widget(found, name="Review", area="left")

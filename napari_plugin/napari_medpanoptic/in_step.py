@@ -9,7 +9,15 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from napari_medpanoptic.step import Point, is_in_view, jump_zoom, moved, stepped
+from napari_medpanoptic.step import (
+    SMALLEST_VIEW_MM,
+    SMALLEST_VIEW_PIXELS,
+    Point,
+    is_in_view,
+    jump_zoom,
+    moved,
+    stepped,
+)
 
 _CLICK_PIXELS = 4  # a press that moves less is a click, not a drag
 
@@ -102,11 +110,11 @@ class InStep:
         if event.button != 1 or event.modifiers or model.dims.ndim != 3 or not is_looking(model):
             return
         if (yield from is_click(event)):
-            _point_at(model, event)
+            point_at(model, event)
 
     def _on_move(self, model: Any, event: Any) -> None:
-        if "Shift" in event.modifiers and not event.is_dragging:
-            _point_at(model, event)
+        if "Shift" in event.modifiers and not event.is_dragging and model.dims.ndim == 3:
+            point_at(model, event)
 
     def _on_wheel(self, model: Any, event: Any) -> None:
         if not self.wheel_scrolls or event.modifiers or model.dims.ndim != 3 or model.dims.ndisplay != 2:
@@ -122,12 +130,16 @@ def aim(model: Any, point: Point, size_mm: Sequence[float]) -> None:
     shown = model.dims.displayed
     model.dims.set_point(tuple(range(model.dims.ndim)), point)
     model.scene.camera.center = tuple(point[axis] for axis in shown)
-    model.scene.camera.zoom = jump_zoom([size_mm[axis] for axis in shown], model.canvas.size)
+    smallest = SMALLEST_VIEW_MM
+    if model.dims.ndim == 2:
+        smallest = min(smallest, SMALLEST_VIEW_PIXELS * float(model.dims.range[-1].step))
+    model.scene.camera.zoom = jump_zoom([size_mm[axis] for axis in shown], model.canvas.size, smallest)
 
 
-def _point_at(model: Any, event: Any) -> None:
+def point_at(model: Any, event: Any) -> None:
+    """Put the point of a viewer model where a mouse event is, on the slices that are shown."""
     shown = event.dims_displayed
-    if len(shown) == 2 and model.dims.ndim == 3:
+    if len(shown) == 2:
         model.dims.point = moved(model.dims.point, shown, [event.position[axis] for axis in shown])
 
 

@@ -15,6 +15,7 @@ from medpanoptic.review import progress, progress_text
 from napari_medpanoptic.about import about
 from napari_medpanoptic.action_grid import EDIT_BUTTONS, VERDICT_BUTTONS, ActionGrid
 from napari_medpanoptic.changed_layer import ChangedLayer
+from napari_medpanoptic.clicked_place import ClickedPlace
 from napari_medpanoptic.diameters import Diameters
 from napari_medpanoptic.lesion_form import LesionForm
 from napari_medpanoptic.lesion_list import LesionList
@@ -33,7 +34,7 @@ class ReviewWidget(QWidget):
         super().__init__()
         self.viewer = getattr(napari_viewer, "__wrapped__", napari_viewer)
         self.reading: Reading | None = None
-        self.tools: tuple[Diameters | Seeds | ChangedLayer | Pick, ...] = ()
+        self.tools: tuple[Diameters | Seeds | ChangedLayer | ClickedPlace | Pick, ...] = ()
         self.case = Path()
         self.image: Path | None = None
         self._build()
@@ -89,7 +90,8 @@ class ReviewWidget(QWidget):
         reading.later = partial(QTimer.singleShot, 0)
         reading.watchers.append(self.refresh)
         self.diameters, self.seeds, self.changed = Diameters(reading), Seeds(reading), ChangedLayer(reading)
-        self.tools = (self.diameters, self.seeds, self.changed, Pick(reading, self.table.add_row))
+        self.place = ClickedPlace(reading)
+        self.tools = (self.diameters, self.seeds, self.changed, self.place, Pick(reading, self.table.add_row))
         self.tool_row.begin(reading)
         self.table.begin(reading.session)
         more = {"axes": self.diameters.toggle, "points": self.seeds.toggle, "changed": self.changed.toggle}
@@ -128,6 +130,11 @@ class ReviewWidget(QWidget):
         read, total = progress(self.reading.table)
         ready = " – ready to sign" if read == total and not self.reading.session.signed else ""
         return f"{self.case.name}: {progress_text(self.reading.table)}{ready}"
+
+    def toggle_crosshair(self) -> None:
+        """Show or hide the crosshair of a 2D image; that of volumes is in the Planes dock."""
+        if self.reading is not None:
+            self.place.toggle()
 
     def chosen(self) -> list[int]:
         """Return the lesions selected in the list, the current one first."""

@@ -18,6 +18,7 @@ Point = tuple[float, ...]
 SHARE_OF_CANVAS = 0.2
 # a tiny lesion is not blown up until only blurred voxels are seen
 SMALLEST_VIEW_MM = 60.0
+SMALLEST_VIEW_PIXELS = 60  # in 2D, where a pixel may be that of a microscope
 
 
 def plane_name(order: Sequence[int]) -> str:
@@ -79,11 +80,11 @@ def is_in_view(
     return bool(np.all(offset <= half))
 
 
-def jump_zoom(size_mm: Sequence[float], canvas: Sequence[float]) -> float:
+def jump_zoom(size_mm: Sequence[float], canvas: Sequence[float], smallest_mm: float = SMALLEST_VIEW_MM) -> float:
     """Return the zoom (canvas pixels per mm) at which a box of ``size_mm`` takes a fifth of the canvas.
 
-    size_mm : the box's lengths along any axes, the largest counts; a small one is shown with 60 mm around it.
+    size_mm : the box's lengths along any axes, the largest counts; a small one is shown with ``smallest_mm`` around it.
     canvas : (height, width) in pixels, the smaller counts.
     """
-    wanted = max(max(size_mm, default=0.0) / SHARE_OF_CANVAS, SMALLEST_VIEW_MM)
+    wanted = max(max(size_mm, default=0.0) / SHARE_OF_CANVAS, smallest_mm)
     return float(min(canvas)) / wanted
