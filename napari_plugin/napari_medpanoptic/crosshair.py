@@ -1,4 +1,4 @@
-"""The crosshair of one canvas: where the other planes cut it, in 2D where a click was. Drawn in the scene, so that it is no layer."""
+"""The crosshair of one canvas: where the other planes cut it, in 2D where a click was. In the scene, so no layer."""
 
 from __future__ import annotations
 
