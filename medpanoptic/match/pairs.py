@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -115,6 +116,11 @@ class FollowUp:
         """Take a pair apart. Raises ReviewError (MATCH-ID)."""
         pair = self._known(prior_id, current_id)
         return replace(self, pairs=self.pairs - {pair}, confirmed=self.confirmed - {pair})
+
+    def among(self, prior_ids: Iterable[int], current_ids: Iterable[int]) -> list[Pair]:
+        """Return the pairs meant by lesions chosen on both sides: those that are pairs already, else each with each."""
+        chosen = list(itertools.product(prior_ids, current_ids))
+        return [pair for pair in chosen if pair in self.pairs] or chosen
 
     def tracking_uids(self) -> dict[int, str]:
         """Return {current id: tracking UID} of the confirmed links, for ``ReviewSession.match``.

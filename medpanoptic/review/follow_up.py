@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 import numpy as np
+from scipy import ndimage
 
-from medpanoptic.geometry import same_grid
+from medpanoptic.geometry import Affine, same_grid, to_index
 from medpanoptic.io import read_result
 from medpanoptic.match import Finding, FollowUp, Registration, lesions_of, match_lesions, register
 from medpanoptic.result import PanopticResult
 from medpanoptic.review.case_files import check_signed, signed_versions
 from medpanoptic.review.edit import Edit
+from medpanoptic.review.regions import Region, slices
 from medpanoptic.review.session import ReviewSession
 from medpanoptic.review.worklist import axes_mm
 from medpanoptic.volume import Source, Volume
@@ -74,6 +77,39 @@ def propose(
         days = days_between(source, session.volume.source)
     current = lesions_of(session.freeze())
     return Prior(result, registration, match_lesions(lesions_of(result, source), current, registration, days=days))
+
+
+def prior_regions(prior: Prior, affine: Affine, shape: tuple[int, ...]) -> dict[int, Region]:
+    """Return {id: region} of the lesions of a prior case on the grid of the current study, by nearest voxels.
+
+    affine, shape : of the current result. Each region is the lesion as it was drawn then, moved as its study was
+    registered; what lies outside the grid is cut off, a lesion that lies outside as a whole left out. One that falls
+    between the voxels of a coarser grid keeps the one nearest to its middle.
+    """
+    ndim, result = len(shape), prior.result
+    to_current = np.linalg.inv(affine) @ prior.registration.matrix @ result.affine
+    to_prior = np.linalg.inv(to_current)
+    turn = to_prior[:ndim, :ndim]
+    found = {}
+    for lesion in prior.follow_up.prior:
+        box = result.boxes[lesion.id]
+        corners = np.array(list(itertools.product(*box)), float) - 0.5
+        ends = corners @ to_current[:ndim, :ndim].T + to_current[:ndim, 3]
+        low = np.clip(np.floor(ends.min(axis=0)).astype(int), 0, shape)
+        high = np.clip(np.ceil(ends.max(axis=0)).astype(int) + 1, 0, shape)
+        if (high <= low).any():
+            continue
+        # a rim, since what lies beyond the outermost middles would count as outside
+        crop = np.pad(result.ids[slices(box)] == lesion.id, 1).astype(np.uint8)
+        offset = turn @ low + to_prior[:ndim, 3] - [start - 1 for start, _ in box]
+        mask = ndimage.affine_transform(crop, turn, offset, tuple(high - low), order=0) > 0
+        if not mask.any():
+            middle = np.rint(to_index([lesion.centroid_mm], affine, ndim)[0]).astype(int) - low
+            if (middle < 0).any() or (middle >= mask.shape).any():
+                continue
+            mask[tuple(middle)] = True
+        found[lesion.id] = Region(tuple(zip(low.tolist(), high.tolist(), strict=True)), mask)
+    return found
 
 
 def carry_over(session: ReviewSession, follow_up: FollowUp) -> list[Edit]:

@@ -76,7 +76,7 @@ class ReviewSession:
         self._revision: dict[int, int] = {}
         self._measures: dict[int, tuple[int, Measures]] = {}
         self._focus: tuple[int, datetime] | None = None
-        self.signed = False
+        self.signed = self.signing = False
         self.journal = Journal() if opened is None else Journal(opened.journal, opened.text)
         self._begun = opened is not None and opened.begun
         if opened is not None:
@@ -312,6 +312,7 @@ class ReviewSession:
     def begin_signing(self) -> str:
         """Bring the journal to the disk and return the ISO time of the signature; ``signing.sign`` does the rest."""
         self._begin()
+        self.signing = True  # from here on the files say what the review is
         self.close()
         return self._clock().isoformat(timespec="seconds")
 
@@ -373,6 +374,8 @@ class ReviewSession:
         self.journal.append({**fields, "time": self._clock().isoformat(), "reader": self.reader}, sync=sync)
 
     def _refuse_if_signed(self) -> None:
+        if self.signing:
+            raise ReviewError("REVIEW-BUSY", "the review is being signed; nothing can be changed until that is done")
         if self.signed:
             raise ReviewError("REVIEW-SIGNED", "this version is signed and locked; open the case again for a new one")
 

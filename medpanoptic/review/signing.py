@@ -5,7 +5,6 @@ The signature is a name and SHA-256 sums, not a cryptographic one: it shows chan
 
 from __future__ import annotations
 
-import csv
 import itertools
 import json
 import os
@@ -22,16 +21,15 @@ from medpanoptic.io.new_folder import new_folder
 from medpanoptic.measure import Axis, DrawnAxes
 from medpanoptic.result import Provenance
 from medpanoptic.review.case_files import IMAGE, JOURNAL, SIGNATURE, file_digest
+from medpanoptic.review.lesions_csv import WORKLIST, write_lesions
 from medpanoptic.review.rejected import write_rejected
 from medpanoptic.review.session import ReviewSession
-from medpanoptic.review.worklist import worklist
 from medpanoptic.volume import Source
 
 # csv and picture for everyone; SEG, SR and secondary capture where there is a DICOM source
 _PLAIN = ("csv", "png")
 _REPORT = "dicom-sr"  # written apart, since it names the reader
 _DICOM = ("dicom-seg", _REPORT, "dicom-sc")
-WORKLIST = "lesions.csv"
 
 
 def sign(
@@ -56,7 +54,7 @@ def sign(
     on_step : called with the part that is done (0 to 1) and what comes next: "result", the name of a format, "list",
     "hashes"; at the end with 1 and "signed".
     Raises ReviewError: REVIEW-CASE (a session without a case folder), REVIEW-SIGNED, REVIEW-UNREAD, REVIEW-BUSY;
-    WriteError.
+    WriteError. Until it returns, edits are refused (REVIEW-BUSY), also those of another thread.
     """
     opened = session.opened
     if opened is None:
@@ -67,28 +65,36 @@ def sign(
             "REVIEW-UNREAD", f"{len(unread)} lesions are unread, such as {unread[:5]}; read them or allow it"
         )
     moment = session.begin_signing()
-    names = usual_formats(session.live.source, session.ids.ndim) if formats is None else list(formats)
-    step = _steps(on_step, ["result", "json", "nifti", *names, "list", "hashes"])
-    step("result")
-    result = session.live.freeze(_provenance(session, moment))
-    target = opened.folder / f"v{session.version}"
-    with new_folder(target, frozenset(), _refuse) as draft:
-        axes, plain = drawn_axes(session), [n for n in names if n != _REPORT]
-        write_result(result, draft, formats=plain, volume=session.volume, axes=axes, on_format=step)
-        if _REPORT in names:
-            step(_REPORT)
-            reader = Reader(session.reader, organization.strip())
-            write_dicom_sr(result, draft, session.volume, reader=reader, verified=bool(reader.organization), axes=axes)
-        step("list")
-        _write_worklist(session, draft / WORKLIST)
-        write_rejected(session.live, draft)
-        if image is not None:
-            _write_image(image, draft / IMAGE)
-        step("hashes")
-        line = _seal(session, draft, moment)
-    session.lock(line)
+    try:
+        names = usual_formats(session.live.source, session.ids.ndim) if formats is None else list(formats)
+        step = _steps(on_step, ["result", "json", "nifti", *names, "list", "hashes"])
+        target = opened.folder / f"v{session.version}"
+        with new_folder(target, frozenset(), _refuse) as draft:
+            _write_files(session, draft, moment, Reader(session.reader, organization.strip()), names, step)
+            if image is not None:
+                _write_image(image, draft / IMAGE)
+            step("hashes")
+            line = _seal(session, draft, moment)
+        session.lock(line)
+    finally:
+        session.signing = False
     step("signed")
     return target
+
+
+def _write_files(
+    session: ReviewSession, draft: Path, moment: str, reader: Reader, names: Sequence[str], step: Callable[[str], None]
+) -> None:
+    step("result")
+    result = session.live.freeze(_provenance(session, moment))
+    axes, plain = drawn_axes(session), [n for n in names if n != _REPORT]
+    write_result(result, draft, formats=plain, volume=session.volume, axes=axes, on_format=step)
+    if _REPORT in names:
+        step(_REPORT)
+        write_dicom_sr(result, draft, session.volume, reader=reader, verified=bool(reader.organization), axes=axes)
+    step("list")
+    write_lesions(session, draft / WORKLIST, str(session.version))
+    write_rejected(session.live, draft)
 
 
 def _steps(told: Callable[[float, str], None] | None, names: Sequence[str]) -> Callable[[str], None]:
@@ -127,31 +133,6 @@ def _provenance(session: ReviewSession, moment: str) -> Provenance:
     model = session.live.base.provenance
     parameters = {**model.parameters, "review_version": session.version, "reader": session.reader}
     return replace(model, medpanoptic_version=__version__, created=moment, parameters=parameters)
-
-
-def _write_worklist(session: ReviewSession, path: Path) -> None:
-    """Write the list; its last column is this version, or the earlier one that rejected the lesion."""
-    table = worklist(session, measure_all=True)
-    columns = [*table.columns, "version"]
-    before = {int(row["id"]): row for row in _rejected_before(session)}
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        for row in table.itertuples(index=False):
-            old = before.pop(row.id, None)
-            version = old["version"] if old is not None and row.status == "rejected" else session.version
-            writer.writerow([*("" if v != v or v is None else v for v in row), version])
-        writer.writerows([old.get(name, "") for name in columns] for old in before.values())
-
-
-def _rejected_before(session: ReviewSession) -> list[dict[str, str]]:
-    """Return the rows of lesions that earlier versions rejected, as they were listed then."""
-    if session.opened is None or session.version == 1:
-        return []
-    before = session.version - 1
-    with (session.opened.folder / f"v{before}" / WORKLIST).open(encoding="utf-8", newline="") as file:
-        rows = [{"version": str(before), **row} for row in csv.DictReader(file)]
-    return [row for row in rows if row["status"] == "rejected"]
 
 
 def _write_image(image: Path | str | Mapping[str, Path | str], path: Path) -> None:

@@ -27,7 +27,7 @@ from medpanoptic.match import (
 from medpanoptic.match.recist import NonTarget
 from medpanoptic.result import PanopticResult
 from medpanoptic.review import ReviewSession, findings, register_prior, signed_versions
-from medpanoptic.review.signing import WORKLIST
+from medpanoptic.review.lesions_csv import WORKLIST
 from medpanoptic.review.worklist import axes_mm
 from medpanoptic.volume import Volume
 

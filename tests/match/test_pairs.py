@@ -8,7 +8,7 @@ import pytest
 from medpanoptic.classes import ClassInfo, ClassTable, Code
 from medpanoptic.errors import ReviewError
 from medpanoptic.geometry import spatial_affine
-from medpanoptic.match import Registration, lesions_of, match_lesions
+from medpanoptic.match import FollowUp, Registration, lesions_of, match_lesions
 from medpanoptic.result import PanopticResult, Segment
 
 CODE = Code("108369006", "SCT", "Neoplasm")
@@ -102,3 +102,11 @@ def test_lesions_without_a_tracking_uid_get_that_of_the_dicom_outputs():
     from medpanoptic.identity import identify
 
     assert lesions_of(bare)[0].tracking_uid == identify(bare, bare.source).tracking_uid(bare.segments[0])
+
+
+def test_lesions_chosen_on_both_sides_mean_their_pairs_or_all():
+    follow_up = FollowUp((), (), frozenset({(1, 5), (1, 6), (2, 6)}))
+    assert follow_up.among((1, 2), (5, 6)) == [(1, 5), (1, 6), (2, 6)]
+    assert follow_up.among((2,), (5,)) == [(2, 5)]
+    assert follow_up.among((2,), (7, 8)) == [(2, 7), (2, 8)]
+    assert follow_up.among((), (5,)) == []

@@ -241,3 +241,45 @@ def test_signing_tells_how_far_it_is(case):
     parts = [part for part, _ in told]
     assert parts == sorted(parts)
     assert (parts[0], parts[-1]) == (0, 1)
+
+
+def test_edits_while_the_files_are_written_are_refused_and_in_no_file(case):
+    session = open_case(case)
+    read_all(session)
+    edits, refused = len(session.edits), []
+
+    def meddle(part, step):
+        if step == "signed":
+            return
+        actions = (
+            lambda: session.reject(3),
+            lambda: session.paint(4, stroke([[8, 8, 8]], 3.0, session.affine, session.ids.shape)),
+            session.undo,
+            lambda: session.set_note(3, "too late"),
+        )
+        for action in actions:
+            with pytest.raises(ReviewError, match="REVIEW-BUSY"):
+                action()
+            refused.append(step)
+
+    folder = sign(session, on_step=meddle)
+    assert {"result", "list", "hashes"} <= set(refused)
+    assert len(session.edits) == edits
+    assert np.array_equal(read_result(folder).ids, session.ids)
+    assert check_signed(folder)["version"] == 1
+    assert "too late" not in (folder / "lesions.csv").read_text("utf-8")
+
+
+def test_after_signing_failed_the_review_goes_on(case, monkeypatch):
+    session = open_case(case)
+    read_all(session)
+
+    def fail(*args, **more):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("medpanoptic.review.signing.write_result", fail)
+        with pytest.raises(WriteError, match="No space left"):
+            sign(session)
+    assert session.reject(3) is not None
+    assert sign(session).name == "v1"
