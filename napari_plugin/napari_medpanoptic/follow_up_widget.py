@@ -16,7 +16,6 @@ from qtpy.QtWidgets import (
     QLabel,
     QProgressBar,
     QPushButton,
-    QSpinBox,
     QVBoxLayout,
     QWidget,
 )
@@ -25,6 +24,8 @@ from medpanoptic.errors import MedpanopticError
 from medpanoptic.match import FollowUp, Link
 from medpanoptic.review import Prior, carry_over, propose
 from napari_medpanoptic.compare_widget import fill, simple_table
+from napari_medpanoptic.pair_click import PairClick
+from napari_medpanoptic.pair_picker import PairPicker
 from napari_medpanoptic.prior_marks import PriorMarks, match_again
 from napari_medpanoptic.reading import Reading
 from napari_medpanoptic.recist import Found, read_prior
@@ -32,10 +33,10 @@ from napari_medpanoptic.recist_box import RecistBox
 from napari_medpanoptic.view import show_point
 
 # VDT: volume doubling time
-HEADINGS = ("relation", "prior", "now", "trend", "volume", "VDT d", "mm apart", "confirmed")
+HEADINGS = ("relation", "prior", "now", "trend", "volume", "VDT d", "mm apart", "✓")
 BUTTONS = (
-    ("Confirm", "The pair in the boxes below is one lesion", "confirm"),
-    ("Part", "The pair in the boxes below is not one lesion", "part"),
+    ("Confirm", "What is chosen above is one lesion", "confirm"),
+    ("Part", "What is chosen above is not one lesion", "part"),
     ("Confirm all", "All proposed pairs are right", "all"),
     ("Match again", "Propose pairs for the lesions as they are now; what you confirmed stays", "again"),
     ("Carry over", "Give confirmed lesions the tracking UID of the prior ones", "carry"),
@@ -60,9 +61,8 @@ class FollowUpWidget(QWidget):
         self.bar.hide()
         self.table = simple_table(HEADINGS)
         self.table.cellClicked.connect(self._jump)
-        self.prior_id, self.current_id = QSpinBox(), QSpinBox()
-        for box in (self.prior_id, self.current_id):
-            box.setMaximum(2**31 - 1)
+        self.pair = PairPicker()
+        self.click = PairClick(reading, self.marks, self.pair.choose)
         self.mark_box = QCheckBox("outline the prior lesions in the picture (blue; red: gone)")
         self.mark_box.toggled.connect(self.refresh)
         self.recist = RecistBox(reading, self.pairs)
@@ -73,10 +73,8 @@ class FollowUpWidget(QWidget):
             button.setToolTip(tip)
             button.clicked.connect(partial(self._press, action))
             grid.addWidget(button, place // 3, place % 3)
-        for column, widget in enumerate((QLabel("prior"), self.prior_id, QLabel("now"), self.current_id)):
-            grid.addWidget(widget, 2, column)
         layout = QVBoxLayout(self)
-        for part in (self.open_button, self.said, self.bar, self.table, self.mark_box):
+        for part in (self.open_button, self.said, self.bar, self.table, self.mark_box, self.pair):
             layout.addWidget(part)
         layout.addLayout(grid)
         layout.addWidget(self.recist)
@@ -90,7 +88,7 @@ class FollowUpWidget(QWidget):
         if image is None:
             self._show(case, read_prior(case, None, None))
             return
-        self.end()
+        self.cancel()
         self.said.setText(f"{case.name}: reading the study and registering it; you can go on reading")
         self.bar.show()
         self.open_button.setEnabled(False)
@@ -99,6 +97,11 @@ class FollowUpWidget(QWidget):
         )
 
     def end(self) -> None:
+        """Let go of the canvases, and do not wait for a prior case that is still being read."""
+        self.click.close()
+        self.cancel()
+
+    def cancel(self) -> None:
         """Do not wait for a prior case that is still being read."""
         if self.worker is not None:
             self.worker.returned.disconnect()
@@ -136,21 +139,23 @@ class FollowUpWidget(QWidget):
         pairs = self.pairs()
         links = pairs.links if pairs is not None else []
         fill(self.table, [link_cells(link) for link in links])
-        self.marks.show(pairs if self.mark_box.isChecked() else None)
+        self.pair.fill(pairs)
+        self.marks.show(self.prior if self.mark_box.isChecked() else None)
 
     def _press(self, action: str, checked: bool = False) -> None:
         follow_up = self.pairs()
         if self.prior is None or follow_up is None:
             return
-        pair = self.prior_id.value(), self.current_id.value()
         if action == "carry":
             self.reading.attempt(partial(carry_over, self.reading.session, follow_up))
             return
         try:
-            if action == "confirm":
-                follow_up = follow_up.confirm(*pair)
-            elif action == "part":
-                follow_up = follow_up.part(*pair)
+            if action in ("confirm", "part"):
+                chosen = follow_up.among(*self.pair.chosen())
+                if not chosen:
+                    self.reading.tell("Choose a prior lesion and one of now: click on them, on rows, or in the boxes")
+                for pair in chosen:
+                    follow_up = follow_up.confirm(*pair) if action == "confirm" else follow_up.part(*pair)
             elif action == "again":
                 follow_up = match_again(self.reading.session, follow_up)
             else:
@@ -168,8 +173,6 @@ class FollowUpWidget(QWidget):
         if pairs is None:
             return
         link = pairs.links[row]
-        self.prior_id.setValue(link.prior_ids[0] if link.prior_ids else 0)
-        self.current_id.setValue(link.current_ids[0] if link.current_ids else 0)
         if link.current_ids:
             self.reading.go(link.current_ids[0])
         else:  # gone: look where it was
@@ -177,6 +180,7 @@ class FollowUpWidget(QWidget):
             grid = self.reading.grid
             at = grid.display_points_of_mm([centre])[0] * grid.scale + grid.translate
             show_point(self.reading.viewer, tuple(at.tolist()))
+        self.pair.choose(link.prior_ids, link.current_ids)
 
     def _ask(self, checked: Any = False) -> None:
         case = QFileDialog.getExistingDirectory(self, "The prior case: a folder with segments.json")
@@ -190,4 +194,4 @@ def link_cells(link: Link) -> tuple[str, ...]:
     prior, now = (" + ".join(map(str, ids)) for ids in (link.prior_ids, link.current_ids))
     volume = "" if math.isnan(link.volume_change) else f"{100 * link.volume_change:+.0f} %"
     distance, days = ("" if math.isnan(v) else f"{v:.0f}" for v in (link.distance_mm, link.doubling_days))
-    return link.relation, prior, now, link.trend, volume, days, distance, "yes" if link.confirmed else ""
+    return link.relation, prior, now, link.trend, volume, days, distance, "✓" if link.confirmed else ""

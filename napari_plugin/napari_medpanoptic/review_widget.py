@@ -22,6 +22,7 @@ from napari_medpanoptic.lesion_list import LesionList
 from napari_medpanoptic.pick import Pick
 from napari_medpanoptic.reading import Reading
 from napari_medpanoptic.review_actions import bind_review_keys, review_actions, unbind_review_keys
+from napari_medpanoptic.save_list import save_list
 from napari_medpanoptic.seeds import Seeds
 from napari_medpanoptic.sign_box import SignBox
 from napari_medpanoptic.tool_row import ToolRow
@@ -47,6 +48,9 @@ class ReviewWidget(QWidget):
         self.filter = QLineEdit()
         self.filter.setPlaceholderText("filter: class, place, status, note …")
         self.filter.textChanged.connect(self._set_filter)
+        self.save_button = QPushButton("Save as CSV …")
+        self.save_button.setToolTip("The list as it is now, with all measures; nothing is signed by it")
+        self.save_button.clicked.connect(self._save_table)
         self.table = LesionList(self._go, self._sort)
         self.model = self.table.rows
         self.info = QLabel()
@@ -62,16 +66,17 @@ class ReviewWidget(QWidget):
         self.tool_row = ToolRow()
         self.sign_box = SignBox(self._reopen)
         self.form = LesionForm(self._to_picture)
-        head = QHBoxLayout()
-        for widget in (self.progress, self.go_on):
-            head.addWidget(widget)
         layout = QVBoxLayout(self)
         layout.setSpacing(4)
         layout.addWidget(self.open_button)
-        layout.addLayout(head)
-        layout.addWidget(self.filter)
+        for widgets in ((self.progress, self.go_on), (self.filter, self.save_button)):
+            row = QHBoxLayout()
+            layout.addLayout(row)
+            for widget in widgets:
+                row.addWidget(widget)
         layout.addWidget(self.table, stretch=1)
-        for widget in (self.info, self.verdicts, self.tool_row, self.edits, self.form, self.sign_box):
+        self.below = (self.verdicts, self.tool_row, self.edits, self.form, self.sign_box)
+        for widget in (self.info, *self.below):
             layout.addWidget(widget)
         self._enable()
 
@@ -143,7 +148,7 @@ class ReviewWidget(QWidget):
     def _enable(self) -> None:
         on = self.reading is not None
         self.open_button.setVisible(not on)  # while reading, File > Open does it, and the list has the place
-        for widget in (self.filter, self.table, self.form, self.verdicts, self.tool_row, self.edits, self.sign_box):
+        for widget in (self.filter, self.save_button, self.table, *self.below):
             widget.setEnabled(on)
 
     def _press(self, action: str) -> None:
@@ -172,6 +177,12 @@ class ReviewWidget(QWidget):
         folder = QFileDialog.getExistingDirectory(self, "A case: a folder with segments.json")
         if folder:
             self.start(Path(folder), reader=self.sign_box.name.text())
+
+    def _save_table(self, checked: bool = False) -> None:
+        start = str(self.case.parent / f"{self.case.name}_lesions.csv")
+        name, _ = QFileDialog.getSaveFileName(self, "Save the list of lesions", start, "CSV (*.csv)")
+        if name and self.reading is not None:
+            save_list(self.reading, Path(name))
 
     def _reopen(self, checked: bool = False) -> None:
         self.start(self.case, self.image, reader=self.sign_box.name.text())

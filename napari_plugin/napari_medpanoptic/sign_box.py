@@ -12,6 +12,7 @@ from qtpy.QtWidgets import (
     QCheckBox,
     QGridLayout,
     QGroupBox,
+    QHBoxLayout,
     QLabel,
     QLineEdit,
     QProgressBar,
@@ -75,10 +76,12 @@ class SignBox(QGroupBox):
         grid.addWidget(QLabel("Reader"), 0, 0)
         grid.addWidget(self.name, 0, 1)
         grid.addWidget(self.button, 0, 2)
-        grid.addWidget(self.again, 1, 2)
-        grid.addWidget(self.files, 1, 1)
-        for row, widget in enumerate((self.allow, self.bar, self.said), 2):
-            grid.addWidget(widget, row, 0, 1, 3)
+        row = QHBoxLayout()  # of its own, so that the dock does not grow when they come
+        for widget in (self.files, self.again):
+            row.addWidget(widget)
+        grid.addLayout(row, 1, 0, 1, 3)
+        for place, widget in enumerate((self.allow, self.bar, self.said), 2):
+            grid.addWidget(widget, place, 0, 1, 3)
         self.refresh()
 
     def begin(self, reading: Reading, image: Path | None) -> None:

@@ -13,6 +13,7 @@ from medpanoptic.result import Dropped, PanopticResult, Provenance, Segment
 from medpanoptic.review import ReviewSession, sign
 from medpanoptic.samples import PHANTOM_CLASSES
 from tests.builders import axial_affine, write_series
+from tests.plugin.hands import canvas_of, spot
 
 SHAPE = (20, 60, 60)
 A, B, C = (10, 12, 15), (10, 45, 15), (10, 30, 45)  # middles of cubes
@@ -107,10 +108,50 @@ def test_prior_lesions_are_marked_where_they_were(follow_up, real_viewer):
         at = reading.grid.display_points([middle])[0] * reading.grid.scale + reading.grid.translate
         assert marks.get_value(at, world=True) == number
         mm3 = (marks.data == number).sum() * np.prod(marks.scale)
-        assert mm3 == pytest.approx(13**3 * 2, rel=0.1)  # of the same volume
+        assert mm3 == pytest.approx(13**3 * 2)
+        low = np.argwhere(marks.data == number).min(axis=0)
+        assert (marks.data[tuple(slice(start, start + 13) for start in low)] == number).all()  # the cube, no ball
     assert not np.allclose(marks.get_color(2), marks.get_color(3))
     follow_up.mark_box.setChecked(False)
     assert marks not in real_viewer.layers
+
+
+def test_pairs_are_picked_by_clicks_in_the_picture(follow_up, real_viewer, qtbot):
+    from napari_medpanoptic.docks import review_of
+    from qtpy.QtCore import Qt
+
+    dock, reading, canvas = follow_up, review_of(real_viewer).reading, canvas_of(real_viewer)
+    dock.mark_box.setChecked(True)
+
+    def click(middle):
+        at = reading.grid.display_points([middle])[0] * reading.grid.scale + reading.grid.translate
+        real_viewer.dims.set_point(range(3), tuple(at))
+        qtbot.mouseMove(canvas, spot(real_viewer, at))
+        qtbot.mouseClick(canvas, Qt.MouseButton.LeftButton, pos=spot(real_viewer, at))
+
+    real_viewer.reset_view()
+    click(A)  # the lesion, and the outline of what it was
+    assert dock.pair.chosen() == ((2,), (5,))
+    click(B)  # gone: only its outline is there
+    click(C)  # new
+    assert dock.pair.chosen() == ((3,), (7,))
+    assert reading.current == 7
+    press(qtbot, dock.buttons["confirm"])
+    rows = {row[1]: row for row in cells(dock.table)}
+    assert (rows["3"][0], rows["3"][2], rows["3"][-1]) == ("same", "7", "✓")
+    # two prior lesions grown together: one more pair, then the row stands for both
+    click(A)
+    dock.pair.choose((3,), ())
+    press(qtbot, dock.buttons["confirm"])
+    merged = next(r for r, row in enumerate(cells(dock.table)) if row[0] == "regrouped")
+    dock.table.cellClicked.emit(merged, 0)
+    assert [len(ids) for ids in dock.pair.chosen()] == [2, 2]
+    press(qtbot, dock.buttons["part"])
+    assert {row[0] for row in cells(dock.table)} == {"gone", "new"}
+    # from the list of lesions too
+    reading.go(5)
+    assert dock.pair.chosen()[1] == (5,)
+    dock.end()
 
 
 def test_pairs_and_targets_are_carried_into_the_signed_files(follow_up, prior, real_viewer, qtbot):
@@ -120,11 +161,11 @@ def test_pairs_and_targets_are_carried_into_the_signed_files(follow_up, prior, r
     # confirm by the row and the button, carry over, and the targets of the prior case
     same = next(r for r in range(3) if dock.table.item(r, 0).text() == "same")
     dock.table.cellClicked.emit(same, 0)
-    assert (dock.prior_id.value(), dock.current_id.value()) == (2, 5)
+    assert dock.pair.chosen() == ((2,), (5,))
     press(qtbot, dock.buttons["part"])
     assert {row[0] for row in cells(dock.table)} == {"gone", "new"}
     press(qtbot, dock.buttons["again"])
-    dock.prior_id.setValue(2), dock.current_id.setValue(5)
+    assert [dock.pair.prior.itemText(i) for i in range(3)] == ["–", "2: 4.39 ml", "3: 4.39 ml"]
     press(qtbot, dock.buttons["confirm"])
     press(qtbot, dock.buttons["carry"])
     assert reading.session.row(5).segment.tracking_uid == prior_uid[2]

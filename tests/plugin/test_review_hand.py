@@ -93,6 +93,22 @@ def test_tools_windows_and_zoom_by_mouse(real_viewer, small_review, qtbot):
     assert len(reading.session.edits) == 1
 
 
+def test_the_list_is_saved_by_a_button(small_review, qtbot, tmp_path, monkeypatch):
+    from qtpy.QtWidgets import QFileDialog
+
+    asked, said = [], []
+    answers = [(str(tmp_path / "list"), ""), ("", ""), (str(tmp_path / "nowhere" / "list.csv"), "")]
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *words: asked.append(words[2]) or answers.pop(0))
+    small_review.reading.tell = said.append
+    for _ in range(3):
+        click(qtbot, small_review.save_button)
+    assert asked[0].endswith("small_lesions.csv")
+    rows = (tmp_path / "list.csv").read_text("utf-8").splitlines()
+    assert len(rows) == 1 + len(small_review.reading.session.things)
+    assert said[0] == "Saved list.csv"
+    assert "WRITE-OS" in said[1]
+
+
 def test_the_list_has_most_of_the_dock(real_viewer, small_review, qtbot):
     real_viewer.window.resize(1280, 800)  # a small screen
     qtbot.wait(300)
@@ -101,6 +117,12 @@ def test_the_list_has_most_of_the_dock(real_viewer, small_review, qtbot):
     headings = [small_review.model.headerData(i, _horizontal()) for i in range(small_review.model.columnCount())]
     assert "voxels" not in headings  # ml says it
     assert "uncertain" not in headings  # nothing is known of it here
+    assert "class" not in headings  # there is one
+    assert headings[-1] == "place"
+    header = table.horizontalHeader()
+    assert header.length() <= table.viewport().width()  # nothing is cut
+    longest = max(table.sizeHintForIndex(small_review.model.index(r, len(headings) - 1)).width() for r in range(4))
+    assert header.sectionSize(len(headings) - 1) >= longest
 
 
 def _horizontal():
