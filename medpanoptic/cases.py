@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -65,9 +66,11 @@ def channel_case(channels: Mapping[str, Path]) -> Case:
 
 def _cases_of(path: Path) -> Iterator[Case]:
     _must_exist(path)
-    if (path / "segments.json").is_file():
+    if os.path.isfile(path / "segments.json"):
         raise SelectionError("CASE-RESULT", f"{path} is a result folder, not an image; convert and evaluate take it")
-    images = sorted(p for p in path.iterdir() if p.is_file() and _is_image(p)) if path.is_dir() else []
+    images: list[Path] = []
+    with suppress(PermissionError):  # the reader will say so, for this case
+        images = sorted(p for p in path.iterdir() if p.is_file() and _is_image(p)) if path.is_dir() else []
     if images and not _holds_dicom(path):
         yield from (Case(case_name(image), image) for image in images)
     else:

@@ -35,6 +35,8 @@ def say_error(error: Exception, case: str = "") -> None:
     """
     where = f"{case}: " if case else ""
     if isinstance(error, MedpanopticError):
+        # many texts begin with the name of the file, which is the case's
+        where = "" if error.message.startswith(where) else where
         text = f"[{error.code}] {where}{error.message}"
     elif isinstance(error, OSError):
         text = f"[OS] {where}{error.filename or ''}: {error.strerror or type(error).__name__}"

@@ -15,8 +15,8 @@ _NOBODY = 65534
 @contextmanager
 def closed(*paths: Path, mode: int = 0) -> Iterator[None]:
     """Leave only the rights ``mode`` on the paths for the block; root works as another user meanwhile."""
-    if not hasattr(os, "geteuid"):
-        pytest.skip("this system has no such rights")
+    if not hasattr(os, "setresuid"):
+        pytest.skip("this system has no such rights, or no way to become another user")
     is_root = os.geteuid() == 0
     modes = [path.stat().st_mode for path in paths]
     above = {folder: folder.stat().st_mode for path in paths for folder in path.parents}
@@ -28,11 +28,11 @@ def closed(*paths: Path, mode: int = 0) -> Iterator[None]:
         for path in paths:
             path.chmod(mode)
         if is_root:
-            os.seteuid(_NOBODY)
+            os.setresuid(_NOBODY, _NOBODY, 0)
         yield
     finally:
         if is_root:
-            os.seteuid(0)
+            os.setresuid(0, 0, 0)
         for path, old in [*zip(paths, modes, strict=True), *above.items()]:
             if path.stat().st_mode != old:
                 path.chmod(old)

@@ -35,7 +35,10 @@ def segment(
     context: typer.Context,
     output: Output,
     model: Model,
-    inputs: Annotated[list[Path] | None, typer.Argument(help="Files, folders of images, DICOM folders.")] = None,
+    # readable=False: one that is closed fails as a case, and does not stop the others
+    inputs: Annotated[
+        list[Path] | None, typer.Argument(help="Files, folders of images, DICOM folders.", readable=False)
+    ] = None,
     device: Device = "auto",
     formats: Formats = "",
     series: Annotated[list[str] | None, typer.Option(help="Handle or CHANNEL=HANDLE; inspect lists handles.")] = None,

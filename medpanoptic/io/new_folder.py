@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import uuid
@@ -34,6 +35,22 @@ def new_folder(target: Path, ours: frozenset[str], check: Callable[[Path], None]
         raise WriteError("WRITE-OS", f"{target} cannot be written: {error.strerror or type(error).__name__}") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def check_target(target: Path, check: Callable[[Path], None]) -> None:
+    """Raise what ``new_folder`` would, as far as it can be told before there is anything to write.
+
+    Raises WriteError: WRITE-OS, FOLDER-FOREIGN.
+    """
+    try:
+        _check_replaceable(target, check)
+        above = next((folder for folder in target.absolute().parents if folder.exists()), Path("/"))
+        if not above.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{above.name} is a file")
+        if not os.access(above, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, "no permission, or the disk is read-only")
+    except OSError as error:
+        raise WriteError("WRITE-OS", f"{target} cannot be written: {error.strerror or type(error).__name__}") from error
 
 
 def _check_replaceable(target: Path, check: Callable[[Path], None]) -> None:

@@ -11,7 +11,7 @@ from medpanoptic.io import result_files
 from medpanoptic.io.dicom_files import quiet_pydicom
 from medpanoptic.io.formats import FORMATS
 from medpanoptic.io.losses import losses
-from medpanoptic.io.new_folder import new_folder
+from medpanoptic.io.new_folder import check_target, new_folder
 from medpanoptic.io.result_reader import read_result
 from medpanoptic.measure import DrawnAxes
 from medpanoptic.result import PanopticResult
@@ -48,7 +48,7 @@ def write_result(
     The same result gives the same bytes. A folder written earlier is replaced; files in it that are not ours are kept.
     Raises WriteError: FORMAT-UNKNOWN, FORMAT-NDIM, FORMAT-SHAPE, FOLDER-FOREIGN, WRITE-OS, and those of each format.
     """
-    names = _check_formats(result, formats)
+    names = _check_formats(result.ndim, formats)
     folder = Path(folder)
     if volume is not None and volume.shape != result.ids.shape:
         raise WriteError(
@@ -84,15 +84,22 @@ def convert(
     return Conversion(files, {name: losses(result, name) for name in files if name in formats})
 
 
-def _check_formats(result: PanopticResult, formats: Sequence[str]) -> list[str]:
+def check_output(folder: Path, formats: Sequence[str], ndim: int) -> None:
+    """Raise what ``write_result`` would, as far as it can be told before a result of ``ndim`` axes is there.
+
+    Raises WriteError: FORMAT-UNKNOWN, FORMAT-NDIM, FOLDER-FOREIGN, WRITE-OS.
+    """
+    _check_formats(ndim, formats)
+    check_target(folder, _check_is_result)
+
+
+def _check_formats(ndim: int, formats: Sequence[str]) -> list[str]:
     unknown = [name for name in formats if name not in FORMATS]
     if unknown:
         raise WriteError("FORMAT-UNKNOWN", f"no format {', '.join(map(repr, unknown))}; known are {', '.join(FORMATS)}")
-    unfit = [name for name in formats if result.ndim not in FORMATS[name].ndims]
+    unfit = [name for name in formats if ndim not in FORMATS[name].ndims]
     if unfit:
-        raise WriteError(
-            "FORMAT-NDIM", f"{', '.join(unfit)} cannot hold a {result.ndim}D result; leave it out of the formats"
-        )
+        raise WriteError("FORMAT-NDIM", f"{', '.join(unfit)} cannot hold a {ndim}D result; leave it out of the formats")
     return [name for name in FORMATS if name in formats or name in _ALWAYS]
 
 

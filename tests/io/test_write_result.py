@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import SimpleITK
 import tifffile
+from closed import closed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -20,7 +21,7 @@ from medpanoptic.errors import MedpanopticError, ReadError, WriteError
 from medpanoptic.geometry import spatial_affine, to_world
 from medpanoptic.identity import array_digest, result_digest, uid_from
 from medpanoptic.io import segments_csv
-from medpanoptic.io.write import convert, read_result, write_result
+from medpanoptic.io.write import check_output, convert, read_result, write_result
 from medpanoptic.result import PanopticResult, Provenance, Segment
 from medpanoptic.volume import Channel, Volume
 
@@ -169,6 +170,17 @@ def test_a_foreign_folder_or_file_is_refused(tmp_path):
     assert (tmp_path / "case" / "holiday.jpg").read_text() == "x"
     (tmp_path / "empty").mkdir()
     write_result(make(), tmp_path / "empty")
+
+
+def test_a_closed_folder_is_named_before_there_is_a_result(tmp_path):
+    (tmp_path / "closed").mkdir()
+    check_output(tmp_path / "closed" / "deep" / "case", ("csv",), 2)
+    with (
+        closed(tmp_path / "closed", mode=0o555),
+        pytest.raises(WriteError, match=r"\[WRITE-OS\].*no permission, or the disk is read-only"),
+    ):
+        check_output(tmp_path / "closed" / "deep" / "case", ("csv",), 2)
+    assert not list((tmp_path / "closed").iterdir())
 
 
 def test_a_failure_leaves_the_older_result(tmp_path, monkeypatch):
