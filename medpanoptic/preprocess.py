@@ -7,6 +7,7 @@ the two files where RAS appears (the other is ``io/nifti.py``): MONAI's affines 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,8 @@ from medpanoptic.geometry import Affine, lps_to_ras
 from medpanoptic.volume import Volume
 
 Steps = Sequence[Mapping[str, Any]]
+# values looked at before a percentile is taken
+_SAMPLES = 10_000
 
 
 class VolumeReader(ImageReader):
@@ -101,13 +104,12 @@ class NormalizeChannelsd(MapTransform):
         """Return a new dictionary."""
         out = dict(data)
         for key in self.keys:
-            image = out[key].clone()
             if len(self.rules) == 1:
-                image[:] = normalize_intensity(image, **self.rules[0])
-            else:
-                for channel, rule in enumerate(self.rules):
-                    image[channel] = normalize_intensity(image[channel], **rule)
-            out[key] = image
+                out[key] = normalize_intensity(out[key], **self.rules[0])
+                continue
+            out[key] = image = out[key].clone()
+            for channel, rule in enumerate(self.rules):
+                image[channel] = normalize_intensity(image[channel], **rule)
         return out
 
 
@@ -118,17 +120,44 @@ def normalize_intensity(
     nonzero: bool = False,
     power: float = 1.0,
 ) -> Tensor:
-    """Clip ``image`` to a window, or to percentiles of itself, and scale to [0, 1]; see NormalizeChannelsd."""
+    """Return ``image`` clipped to a window, or to percentiles of itself, and scaled to [0, 1]: NormalizeChannelsd."""
     if window is not None:
         low, high = window
     else:
         values = np.asarray(image[image != 0] if nonzero else image)
         if values.size == 0:
             return torch.zeros_like(image)
-        low, high = (float(v) for v in np.percentile(values, list(percentiles or (0, 100))))
+        low, high = (percentile(values, q) for q in percentiles or (0, 100))
     if high <= low:
         return torch.zeros_like(image)
-    return ((image - low) / (high - low)).clamp(0, 1) ** power
+    scaled = (image - low).div_(high - low).clamp_(0, 1)
+    return scaled if power == 1 else scaled.pow_(power)
+
+
+def percentile(values: NDArray[np.float32], q: float) -> float:
+    """Return the ``q``-th percentile, 0 to 100, of an array of any shape without NaN: ``np.percentile`` to the bit.
+
+    A sample tells a value that it surely does not pass, and only what lies beyond that is sorted: an image of 12
+    million values takes a fifth of the time.
+    """
+    flat = values.reshape(-1)
+    place = q / 100 * (flat.size - 1)
+    below = math.floor(place)
+    above = min(below + 1, flat.size - 1)
+    sample = np.sort(flat[:: max(1, flat.size // _SAMPLES)])
+    bound = round(q / 100 * len(sample))
+    margin = len(sample) // 100 + 1
+    if q <= 50:
+        tail, skipped = flat[flat <= sample[min(bound + margin, len(sample) - 1)]], 0
+    else:
+        tail = flat[flat >= sample[max(bound - margin, 0)]]
+        skipped = flat.size - len(tail)
+    if not (skipped <= below and above < skipped + len(tail)):  # the sample was not like the rest
+        tail, skipped = flat, 0
+    tail = np.partition(tail, (below - skipped, above - skipped))
+    low, high, part = tail[below - skipped], tail[above - skipped], place - below
+    step = float(high - low)
+    return float(low) + step * part if part < 0.5 else float(high) - step * (1 - part)
 
 
 # the allow-list: a bundle's preprocessing may name these and nothing else
@@ -164,7 +193,8 @@ def volume_to_metatensor(volume: Volume) -> MetaTensor:
     """Return (C, *S) float32 with an index -> RAS affine; the array is copied."""
     array, meta = VolumeReader().get_data(volume)
     affine = torch.from_numpy(meta.pop("affine"))
-    return MetaTensor(torch.from_numpy(array.copy()), affine=affine, meta=meta)
+    own = array.copy() if np.may_share_memory(array, volume.array) else array
+    return MetaTensor(torch.from_numpy(own), affine=affine, meta=meta)
 
 
 def grid_affine(image: MetaTensor) -> Affine:

@@ -10,7 +10,7 @@ from monai.transforms import LoadImaged
 
 from medpanoptic.errors import ModelError
 from medpanoptic.geometry import lps_to_ras, spatial_affine
-from medpanoptic.preprocess import Preprocessing, VolumeReader, normalize_intensity
+from medpanoptic.preprocess import Preprocessing, VolumeReader, normalize_intensity, percentile
 from medpanoptic.volume import Channel, Volume
 
 SPATIAL = [{"_target_": "Orientationd", "axcodes": "SPL"}, {"_target_": "Spacingd", "pixdim": [2.0, 2.0, 2.0]}]
@@ -98,6 +98,21 @@ def test_intensity_rules():
     torch.testing.assert_close(normalize_intensity(image, window=(0, 100), power=0.5)[2], torch.tensor(0.5**0.5))
     assert normalize_intensity(torch.full((5,), 7.0), percentiles=(1, 99)).tolist() == [0.0] * 5
     assert normalize_intensity(torch.zeros(5), percentiles=(1, 99), nonzero=True).tolist() == [0.0] * 5
+
+
+@pytest.mark.parametrize("size", [1, 2, 999, 123_457])
+@pytest.mark.parametrize("kind", ["normal", "few", "sorted", "equal"])
+def test_percentiles_are_numpys_to_the_bit(size, kind):
+    random = np.random.default_rng(size)
+    values = {
+        "normal": random.normal(size=size),
+        "few": random.integers(0, 4, size),
+        "sorted": np.sort(random.exponential(size=size)),  # a sample that repeats what the rest is like
+        "equal": np.full(size, 3.3),
+    }[kind].astype(np.float32)
+    values[: size // 50] = -7  # and one that does not
+    for q in (0, 0.5, 25, 50, 61.7, 99.8, 100):
+        assert percentile(values, q) == np.percentile(values, [q])[0]
 
 
 def test_gray_is_repeated_and_other_counts_are_refused():
