@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medpanoptic.errors import ModelError
+from medpanoptic.memory import kept_memory
 from medpanoptic.networks.outputs import Instances, Prediction
 from medpanoptic.stages import Stages
 from medpanoptic.stitching import Piece, merge_pieces, window_pieces
@@ -84,7 +85,8 @@ def predict_image(
     padded = _pad(image, window)
     axes = zip(padded.shape[1:], window, shared, strict=True)
     corners = list(itertools.product(*(window_starts(n, w, s) for n, w, s in axes)))
-    semantic, dense, spreads = (_Blend(padded.shape[1:], window) for _ in range(3))
+    weights = _Weights.of(padded, corners, window) if len(corners) > 1 else None
+    semantic, dense, spreads = (_Blend(padded.shape[1:], weights) for _ in range(3))
     pieces: list[Piece] = []
     groups = [corners[first : first + batch] for first in range(0, len(corners), batch)]
     target = torch.device(device or image.device)
@@ -95,7 +97,7 @@ def predict_image(
     # a window per thread keeps threads busier than threads within a window; proposal heads are not made for that
     threads = torch.get_num_threads() if target.type == "cpu" and network.instance_head.is_dense else 1
     done = 0
-    with stages("network"):
+    with stages("network"), kept_memory():
         for group, (logits, raw, instances, spread) in zip(groups, in_threads(run, groups, threads), strict=True):
             for i, corner in enumerate(group):
                 semantic.add(logits[i], corner)
@@ -183,30 +185,41 @@ def _count(size: int, window: int, shared: int) -> int:
     return math.ceil(max(0, size - window) / max(1, window - shared)) + 1
 
 
-class _Blend:
-    """A weighted mean of windows, one float32 map per channel."""
+class _Weights(NamedTuple):
+    """What each voxel of a window counts (*window), and the sum over all windows (*S), on the image's device."""
 
-    def __init__(self, shape: Sequence[int], window: Sequence[int]) -> None:
-        self.shape, self.window = tuple(shape), tuple(window)
-        self.weight = gaussian_weight(self.window)
+    window: Tensor
+    total: Tensor
+
+    @classmethod
+    def of(cls, image: Tensor, corners: Sequence[Sequence[int]], window: Sequence[int]) -> _Weights:
+        weight = gaussian_weight(window).to(image.device)
+        total = torch.zeros(image.shape[1:], device=image.device)
+        for corner in corners:
+            total[_cut(corner, window)[1:]] += weight
+        return cls(weight, total)
+
+
+class _Blend:
+    """A weighted mean of windows, one float32 map per channel. weights : None where one window is the whole image."""
+
+    def __init__(self, shape: Sequence[int], weights: _Weights | None) -> None:
+        self.shape, self.weights = tuple(shape), weights
         self.total: Tensor | None = None
-        self.weights = torch.zeros(self.shape)
 
     def add(self, values: Tensor, corner: Sequence[int]) -> None:
-        if self.shape == self.window:  # a single window: no rounding by a product and a quotient
+        if self.weights is None:  # no rounding by a product and a quotient
             self.total = values.float()
             return
         if self.total is None:
-            self.weight, self.weights = self.weight.to(values.device), self.weights.to(values.device)
             self.total = torch.zeros((len(values), *self.shape), device=values.device)
-        where = _cut(corner, self.window)
-        self.total[where] += values.float() * self.weight
-        self.weights[where[1:]] += self.weight
+        weight = self.weights.window
+        self.total[_cut(corner, weight.shape)] += values.float() * weight
 
     def mean(self) -> Tensor:
         if self.total is None:
             raise ModelError("TILING", "no window was run")
-        return self.total if self.shape == self.window else self.total.div_(self.weights)
+        return self.total if self.weights is None else self.total.div_(self.weights.total)
 
 
 def gaussian_weight(window: Sequence[int]) -> Tensor:

@@ -27,6 +27,7 @@ NUMPY_SIDE = BASE | {
     "samples",
     "native",
     "stored",
+    "memory",
     "stages",
 }
 TORCH_SIDE = {
@@ -52,8 +53,9 @@ ARROWS: dict[str, set[str]] = {
     "crops": {"networks", *BASE},
     "fusion": {"networks", "crops", *BASE},
     "stitching": {"networks"},
-    "tiling": {"networks", "stitching", "errors", "stages"},
+    "tiling": {"networks", "stitching", "errors", "memory", "stages"},
     "native": {"geometry", "result"},
+    "memory": set(),
     "stages": set(),
     "stored": {"native", *BASE},
     "refusion": {"networks", "fusion", "identity", "io", "native", "stages", "stored", *BASE},

@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from medpanoptic.segmenter.memory import _gnu_c_library, kept_memory
+from medpanoptic.memory import _gnu_c_library, kept_memory
 
 BLOCK = 10 * 2**20  # floats: 40 MiB, more than the C library keeps by itself
 

@@ -64,10 +64,11 @@ class CentreHead(nn.Module):
 
     def forward(self, features: list[Tensor], image_shape: tuple[int, ...]) -> Tensor:
         """Return (B, 1 + D, *image_shape): centre logit, offset to the centre in units of ``offset_scale`` voxels."""
-        finest, *coarser = (conv(f) for conv, f in zip(self.reduce, features, strict=True))
-        x = add_resized(finest, coarser[0])
-        for y in coarser[1:]:
-            x.add_(resize_to(y, finest.shape[2:]))
+        x, *coarser = (conv(f) for conv, f in zip(self.reduce, features, strict=True))
+        # no name for a map that has been added: those of the finest level are most of a window's memory
+        x = add_resized(x, coarser.pop(0))
+        while coarser:
+            x.add_(resize_to(coarser.pop(0), x.shape[2:]))
         return resize_to(self.output(self.mix(x)), image_shape)
 
     def loss(self, raw: Tensor, features: list[Tensor], targets: Targets) -> dict[str, Tensor]:

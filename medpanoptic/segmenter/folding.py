@@ -23,7 +23,20 @@ def fold_norms(network: Any) -> Any:
     folded = copy.deepcopy(network).eval()
     for sequence in [m for m in folded.modules() if isinstance(m, nn.Sequential)]:
         _fold_sequence(sequence)
+    _flatten_sequences(folded)
     return folded
+
+
+def _flatten_sequences(module: nn.Module) -> None:
+    """Make a sequence of sequences one, without the layers that do nothing.
+
+    A call holds its input to its end: a nested sequence keeps the input of its first layer while the others run.
+    """
+    for name, child in module.named_children():
+        _flatten_sequences(child)
+        if isinstance(child, nn.Sequential):
+            layers = [part for layer in child for part in (layer if isinstance(layer, nn.Sequential) else [layer])]
+            setattr(module, name, nn.Sequential(*(layer for layer in layers if not isinstance(layer, nn.Identity))))
 
 
 def _fold_sequence(sequence: nn.Sequential) -> None:

@@ -18,6 +18,7 @@ from medpanoptic.errors import ModelError
 from medpanoptic.geometry import voxel_size
 from medpanoptic.identity import array_digest, uid_from
 from medpanoptic.io import read_study, write_result
+from medpanoptic.io.write import check_output
 from medpanoptic.native import Grids
 from medpanoptic.networks.flips import FlipAverage
 from medpanoptic.networks.outputs import Prediction, calibrate
@@ -27,7 +28,6 @@ from medpanoptic.result import PanopticResult, Provenance
 from medpanoptic.segmenter.devices import choose_device, deterministic, has_bfloat16, is_out_of_memory
 from medpanoptic.segmenter.folding import fold_norms
 from medpanoptic.segmenter.inputs import InputWarning, find_warnings, fit_channels, network_steps, volume_from_array
-from medpanoptic.segmenter.memory import kept_memory
 from medpanoptic.stages import Stages
 from medpanoptic.stored import SCORE_FLOOR, StoredPrediction, remove_prediction, write_prediction
 from medpanoptic.tiling import PanopticNetwork, Progress, predict_image
@@ -139,7 +139,7 @@ class Segmenter:
         if grid.shape[0] != channels:
             raise ModelError("INPUT-CHANNELS", f"the network takes {channels} channels, the image has {grid.shape[0]}")
         grids = Grids(volume.shape, volume.affine, grid_affine(grid))
-        with deterministic(self.device), kept_memory():
+        with deterministic(self.device):
             prediction, fallback = self._predict(grid.as_tensor().contiguous(), progress, stages)
         if fallback:
             doubts.append(InputWarning("OUT-OF-MEMORY", f"the GPU's memory was too small; went on with {fallback}"))
@@ -245,6 +245,9 @@ def segment_file(
     Raises ReadError, ModelError, WriteError.
     """
     segmenter = model if isinstance(model, Segmenter) else Segmenter.load(model, device)
+    if output is not None:
+        # before minutes of work, and before the older prediction goes
+        check_output(Path(output), formats or (), segmenter.bundle.spatial_dims)
     stages = stages or Stages()
     with stages("read"):
         volume = read_study(path, segmenter.bundle.channels, series=series, pixel_size_um=pixel_size_um)
