@@ -69,3 +69,19 @@ def test_wheel_brush_and_keys_while_signing_change_nothing(real_viewer, small_re
     signed = read_result(small_review.case / "review" / "v1")
     assert np.array_equal(np.where(np.isin(signed.ids, [s.id for s in signed.things]), signed.ids, 0), shown)
     assert check_signed(small_review.case / "review" / "v1")["version"] == 1
+
+
+def test_nothing_found_signs_too(real_viewer, qtbot, tmp_path):
+    from napari_medpanoptic.start import start_review
+    from qtpy.QtCore import Qt
+
+    from medpanoptic.io import write_result
+    from medpanoptic.samples import phantom
+
+    write_result(phantom(3, shape=(8, 12, 14), lesions=0)[1], tmp_path / "empty")
+    review = start_review(real_viewer, tmp_path / "empty", reader="A. Reader")
+    assert review.progress.text().startswith("empty: nothing found")
+    assert review.sign_box.button.isEnabled()
+    qtbot.mouseClick(review.sign_box.button, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: review.sign_box.worker is None, timeout=60000)
+    assert not read_result(tmp_path / "empty" / "review" / "v1").things

@@ -76,10 +76,10 @@ def test_a_reading_by_keyboard_from_open_to_signed_seg_and_sr(real_viewer, study
     start = time.perf_counter()
     for _ in lesions[1:]:
         qtbot.keyClick(canvas, Qt.Key.Key_A)
+    seconds = (time.perf_counter() - start) / len(lesions[1:])
     qtbot.keyClick(canvas, Qt.Key.Key_U)
-    seconds = (time.perf_counter() - start) / len(lesions)
     with capsys.disabled():
-        print(f"\nseconds per lesion by keyboard alone: {seconds:.2f} ({len(lesions)} lesions)")
+        print(f"\nseconds per accepted lesion by keyboard alone: {seconds:.2f} ({len(lesions) - 1} accepted)")
     assert seconds < 5
     assert widget.progress.text().startswith(f"sarcoma: {len(lesions)} of {len(lesions)} read")
 
