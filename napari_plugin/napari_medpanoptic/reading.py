@@ -160,7 +160,10 @@ class Reading:
 
     def show_lock(self) -> None:
         """Take napari's brush away while no edit is taken, and give it back."""
+        drawing = str(self.things.mode) != "pan_zoom"
         self.things.editable = not self.locked
+        if self.locked and drawing:  # napari forgets a stroke that is under way, and leaves it in the array
+            self._draw(tuple((0, size) for size in self.session.ids.shape))
         self._notify()
 
     def under_crosshair(self) -> int | None:
