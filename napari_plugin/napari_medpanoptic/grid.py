@@ -96,6 +96,12 @@ def strokes(atoms: Iterable[Any]) -> list[tuple[int, int, tuple[int, ...], NDArr
     return found
 
 
+def box_of_stroke(atoms: Iterable[Any]) -> tuple[slice, ...]:
+    """Return the box, in display order, around all that napari's Labels layer reports of a stroke."""
+    points = np.concatenate([_voxels(atom)[0] for atom in atoms])
+    return tuple(slice(int(a), int(b) + 1) for a, b in zip(points.min(axis=0), points.max(axis=0), strict=True))
+
+
 def _voxels(atom: Any) -> tuple[NDArray[np.int64], NDArray, Any]:
     if not hasattr(atom, "slice_key"):
         indices, old, new = atom

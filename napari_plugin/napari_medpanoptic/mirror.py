@@ -10,6 +10,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from napari_medpanoptic.grid import box_of_stroke
+from napari_medpanoptic.redraw import redraw
+
 LOOK = ("visible", "opacity", "blending", "name")
 SHARED: dict[str, tuple[str, ...]] = {
     "Image": (*LOOK, "contrast_limits", "gamma", "colormap", "interpolation2d"),
@@ -42,6 +45,7 @@ class LayerMirror:
         self.source, self.target = source, target
         self.copies: dict[Any, Any] = {}
         self._callbacks: dict[Any, list[tuple[Any, Callable]]] = {}
+        self._painted: dict[Any, tuple[slice, ...]] = {}  # strokes that may not be in the array yet
         self._busy = False
         events = source.layers.events
         events.inserted.connect(self._on_inserted, position="last")
@@ -65,10 +69,13 @@ class LayerMirror:
         for layer in list(self.copies):
             self._remove(layer)
 
-    def refresh(self, layer: Any) -> None:
-        """Draw a copy again after its shared array changed."""
-        if layer in self.copies:
-            self.copies[layer].refresh()
+    def refresh(self, layer: Any, where: tuple[slice, ...] | None = None) -> None:
+        """Draw a copy again after its shared array changed; of Labels, ``where`` names the part that did."""
+        copy = self.copies.get(layer)
+        if copy is not None and where is not None:
+            redraw(copy, where)
+        elif copy is not None:
+            copy.refresh(thumbnail=False, extent=False)
 
     def _on_inserted(self, event: Any) -> None:
         self._add(event.value)
@@ -91,8 +98,9 @@ class LayerMirror:
         if kind in ("shapes", "points"):
             links.append((copy.events.data, partial(self._share_data, copy, layer)))
         if kind == "labels":
-            links.append((layer.events.paint, partial(self._refresh_other, copy)))
-            links.append((copy.events.paint, partial(self._on_painted, layer, copy)))
+            for one, other in ((layer, copy), (copy, layer)):
+                links.append((one.events.paint, partial(self._on_painted, one, other)))
+                links.append((one.events.labels_update, partial(self._on_drawn, other)))
         for emitter, callback in links:
             emitter.connect(callback)
         self._callbacks[layer] = links
@@ -106,6 +114,8 @@ class LayerMirror:
         for emitter, callback in self._callbacks.pop(layer, ()):
             emitter.disconnect(callback)
         copy = self.copies.pop(layer, None)
+        for gone in (layer, copy):
+            self._painted.pop(gone, None)
         if copy is not None and copy in self.target.layers:
             self.target.layers.remove(copy)
 
@@ -142,9 +152,14 @@ class LayerMirror:
         finally:
             self._busy = False
 
-    def _refresh_other(self, copy: Any, event: Any = None) -> None:
-        copy.refresh()
+    def _on_painted(self, one: Any, other: Any, event: Any) -> None:
+        """Draw a stroke on the other side; napari tells of a fill before it writes it, so perhaps once more later."""
+        where = self._painted[other] = box_of_stroke(event.value)
+        redraw(other, where)
+        if other in self.copies:
+            other.events.paint(value=event.value)
 
-    def _on_painted(self, layer: Any, copy: Any, event: Any) -> None:
-        layer.refresh()
-        layer.events.paint(value=event.value)
+    def _on_drawn(self, other: Any, event: Any) -> None:
+        where = None if getattr(event, "redrawn", False) else self._painted.pop(other, None)
+        if where is not None:
+            redraw(other, where, tell=other in self.copies)

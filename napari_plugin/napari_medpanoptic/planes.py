@@ -67,10 +67,10 @@ class PlanesWidget(QWidget):
             cross.show(on)
         self.cross_box.setChecked(on)
 
-    def refresh(self, layer: Any) -> None:
-        """Draw the copies of a layer again after its array was changed in place."""
+    def refresh(self, layer: Any, where: tuple[slice, ...] | None = None) -> None:
+        """Draw the copies of a layer again after its array was changed in place; of Labels, at ``where``."""
         for side in self.sides:
-            side.mirror.refresh(layer)
+            side.mirror.refresh(layer, where)
 
     def closeEvent(self, event: Any) -> None:  # noqa: N802  (Qt's name)
         """Undo every connection: the viewer may live on without this dock."""

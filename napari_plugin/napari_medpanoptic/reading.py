@@ -28,13 +28,13 @@ from medpanoptic.review import (
     worklist,
 )
 from medpanoptic.review.regions import slices
-from medpanoptic.review.worklist import MEASURE_AT_ONCE, SORT_KEYS
+from medpanoptic.review.worklist import MEASURE_AT_ONCE, SORT_KEYS, write_row
 from napari_medpanoptic.grid import Grid, strokes
 from napari_medpanoptic.layers import KEY, result_layers
+from napari_medpanoptic.redraw import redraw
 from napari_medpanoptic.view import arrange, box_in_viewer, planes_dock, show_point
 
 MODEL_COLOR = (0.34, 0.71, 0.91, 1.0)  # sky blue: told apart from every class colour, also by the colour blind
-VERDICTS = {"unread", "accepted", "rejected", "unsure"}
 FEATURES = ("class", "score", "volume_mm3", "area_mm2", "long_axis_mm", "status", "note")
 
 
@@ -54,11 +54,14 @@ class Reading:
         self.tell: Callable[[str], None] = self._status
         self.later: Callable[[Callable[[], None]], Any] = lambda action: None  # the dock gives a timer
         self._stale: list[Box] = []
+        self._in_picture = np.zeros(session.live.next_id, np.int32)  # id -> id of a lesion that is shown, else 0
+        self._follow_picture(session.things)
         # worked out once per change: each key press asks for both several times
         self._seen: tuple[tuple[str, str, bool], pd.DataFrame] | None = None
         self._changes: list[LesionChange] | None = None
         arrange(viewer)
         self.stuff, self.things, self.model = self._add_layers()
+        self._show_features(())
         session.listeners.append(self._on_change)
         self.things.events.paint.connect(self._on_paint)
         self.things.events.labels_update.connect(self.draw_stale)
@@ -283,21 +286,20 @@ class Reading:
             self.attempt(partial(self._apply, label, before, region))
             self._stale.append(region.box)  # what was refused, because it belongs to a neighbour, goes back
         self.later(self.draw_stale)
-        self.draw_stale(keep=True)
-
-    def draw_stale(self, event: Any = None, keep: bool = False) -> None:
-        """Draw what was painted as the session has it.
-
-        keep : once more later. napari tells of a filled or directly painted region before it writes it into the layer,
-        of a stroke of the mouse after.
-        """
-        if not self._stale:
-            return
         for box in self._stale:
             self._draw(box)
-        if not keep:
-            self._stale.clear()
-        self._refresh()
+
+    def draw_stale(self, event: Any = None) -> None:
+        """Draw what was painted as the session has it.
+
+        Once at once and once more later: napari tells of a filled or directly painted region before it writes it into
+        the layer, of a stroke of the mouse after.
+        """
+        if getattr(event, "redrawn", False):
+            return
+        stale, self._stale = self._stale, []
+        for box in stale:
+            self._draw(box)
 
     def _apply(self, label: int, before: int, region: Any) -> None:
         if label == 0:
@@ -310,44 +312,60 @@ class Reading:
     def _on_change(self, change: Change) -> None:
         self.table = update_rows(self.table, self.session, change.ids)
         self._seen = self._changes = None
-        if change.box is not None:
-            self._draw(change.box)
-        elif set(change.action.split()) & VERDICTS:  # a rejected lesion leaves the picture, not the list
-            for segment_id in change.ids:
-                self._draw(self.session.live.box(segment_id))
+        live, turned = self.session.live, self._follow_picture(change.ids)
+        # a rejected lesion leaves the picture, not the list
+        boxes = [live.box(i) for i in turned if i in live.rows]
+        for box in boxes if change.box is None else (*boxes, change.box):
+            self._draw(box)
         self._color(change.ids)
-        self._show_features()
-        self._refresh()
+        self._show_features(change.ids)
         if self.current not in self.session.live.rows:
             self.current = None
         self._notify()
 
+    def _follow_picture(self, ids: Sequence[int]) -> list[int]:
+        """Note which of these lesions are in the picture; return those that came into it or left it."""
+        missing = self.session.live.next_id - len(self._in_picture)
+        if missing > 0:  # with room, so that not each new lesion copies the list
+            self._in_picture = np.pad(self._in_picture, (0, missing + 64))
+        turned = [i for i in ids if bool(self._in_picture[i]) != self.is_shown(i)]
+        for segment_id in turned:
+            self._in_picture[segment_id] = 0 if self._in_picture[segment_id] else segment_id
+        return turned
+
     def _draw(self, box: Box) -> None:
-        """Write a part of the session's map into the layer: lesions that are not rejected."""
-        part = self.session.live.ids[slices(box)]
-        shown = [i for i in np.unique(part).tolist() if self.is_shown(i)]
-        things = np.where(np.isin(part, shown), part, 0)
-        self.things.data[self.grid.display_slices(box)] = self.grid.order.to_display(things)
+        """Write a part of the session's map into the layer, lesions that are shown, and draw it where it differs."""
+        part = self.grid.order.to_display(self._in_picture[self.session.live.ids[slices(box)]])
+        where = self.grid.display_slices(box)
+        if np.array_equal(self.things.data[where], part):
+            return
+        self.things.data[where] = part
+        redraw(self.things, where)
+        self.refresh_side(self.things, where)
 
     def _color(self, ids: tuple[int, ...]) -> None:
         """Give new and relabelled lesions their colour; recolouring takes 0.2 s in a large volume, so only then."""
         from napari.utils.colormaps import DirectLabelColormap
 
-        known, base = self.things.colormap.color_dict, self.session.live.base
-        things = set(self.session.things)
-        wanted = {i: base.segment_color(self.session.row(i).segment) for i in ids if i in things}
+        known, live = self.things.colormap.color_dict, self.session.live
+        things = [i for i in ids if i in live.rows and live.is_thing(i)]
+        wanted = {i: live.base.segment_color(live.rows[i].segment) for i in things}
         colors = {i: np.array([*color, 255.0], np.float32) / 255 for i, color in wanted.items()}
         new = {i: c for i, c in colors.items() if i not in known or not np.allclose(known[i], c)}
         if new:
             self.things.colormap = DirectLabelColormap(color_dict={**known, **new})
 
-    def _show_features(self) -> None:
-        columns = [name for name in FEATURES if name in self.table]
-        self.things.features = self.table[columns].reset_index()
-
-    def _refresh(self) -> None:
-        self.things.refresh()
-        self.refresh_side(self.things)
+    def _show_features(self, ids: Sequence[int]) -> None:
+        """Keep the layer's table, which the status bar reads, in step; whole only where lesions came or went."""
+        columns, features = [name for name in FEATURES if name in self.table], self.things.features
+        if list(features) != ["index", *columns] or not np.array_equal(features["index"], self.table.index):
+            self.things.features = self.table[columns].reset_index()
+            return
+        for segment_id in ids:
+            if segment_id in self.table.index:
+                place = self.table.index.get_loc(segment_id)
+                write_row(features, place, self.table[columns].iloc[place])
+        self.things.events.features()
 
     def beside(self, role: str) -> dict[str, Any]:
         """Return what a layer needs to lie over the lesions, and the viewer to know its orientation."""
@@ -361,11 +379,11 @@ class Reading:
             "metadata": {KEY: {**known, "role": role}},
         }
 
-    def refresh_side(self, layer: Any) -> None:
-        """Draw a layer again in the other planes, after its array was changed in place."""
+    def refresh_side(self, layer: Any, where: tuple[slice, ...] | None = None) -> None:
+        """Draw a layer again in the other planes, after its array was changed in place; of Labels, at ``where``."""
         dock = planes_dock(self.viewer)
         if dock is not None:
-            dock.refresh(layer)
+            dock.refresh(layer, where)
 
     def _notify(self) -> None:
         for watcher in tuple(self.watchers):
