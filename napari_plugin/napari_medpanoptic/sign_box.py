@@ -70,6 +70,7 @@ class SignBox(QGroupBox):
         self.bar.setRange(0, 100)
         self.said = QLabel()
         self.said.setWordWrap(True)
+        self.said.setMinimumWidth(1)  # a long path must not widen the dock
         self.said.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         grid = QGridLayout(self)
         grid.setContentsMargins(6, 2, 6, 4)
