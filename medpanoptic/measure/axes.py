@@ -23,6 +23,7 @@ Point = tuple[float, ...]
 _DIAMOND = np.array([[-0.5, 0.0], [0.5, 0.0], [0.0, -0.5], [0.0, 0.5]])
 _FEW = 256
 _TIE = 1e-9  # lengths closer than this (relative) are equal: the first one found stays
+_PASSES = 3  # looks at the neighbours of a rim's pixels; few corners are left after them
 _BLOCK = 1_000_000  # cells of slabs x edges at once
 # directions in which a part's width is taken: its diameter is at most the largest width / cos(half a step between them)
 _DIRECTIONS = 8
@@ -113,7 +114,7 @@ def _longest(
         box = boxes[index]
         part = parts[box][0] == index + 1
         points = _rims(part)
-        if _most_diameter(points @ basis) <= best:
+        if found is not None and _most_diameter(points @ basis) <= best:
             continue
         ends = _diameter(points, basis)
         length = float(np.linalg.norm((ends[1] - ends[0]) @ basis))
@@ -125,11 +126,23 @@ def _longest(
 
 
 def _rims(part: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return (N, 2) points with the hull of the outline: the first and last pixel of each row with their diamonds."""
+    """Return (N, 2) points with the hull of the outline: some first and last pixels of rows with their diamonds."""
     rows = np.flatnonzero(part.any(axis=1))
     first, last = part[rows].argmax(axis=1), part.shape[1] - 1 - part[rows][:, ::-1].argmax(axis=1)
-    centres = np.concatenate([np.stack([rows, first], 1), np.stack([rows, last], 1)])
+    centres = np.concatenate([_bulges(np.stack([rows, first], 1), 1), _bulges(np.stack([rows, last], 1), -1)])
     return (centres[:, None] + _DIAMOND).reshape(-1, 2)
+
+
+def _bulges(side: NDArray[np.intp], sign: int) -> NDArray[np.intp]:
+    """Leave out, of (N, 2) pixels by row, some that lie on or behind the line between their neighbours.
+
+    None of those is a corner of the hull. sign : 1 for first pixels, -1 for last ones.
+    """
+    for _ in range(_PASSES):
+        row, column = np.diff(side, axis=0).T
+        corner = (row[:-1] * column[1:] - row[1:] * column[:-1]) * sign > 0
+        side = side[np.concatenate([[True], corner, [True]])] if len(side) > 2 else side
+    return side
 
 
 def _most_diameter(flat: NDArray[np.float64]) -> float:
@@ -174,22 +187,19 @@ def _best_chord(edges: NDArray[np.float64], cuts: NDArray[np.float64]) -> NDArra
     edges : (E, 2, 2) (along, across), each going forward. cuts : sorted places of the outline's points. No edge ends
     between two cuts, so a chord changes linearly there and is longest at one of the two: no sampling is needed.
     """
-    low, high = cuts[:-1, None], cuts[1:, None]
     (a, va), (b, vb) = edges[:, 0].T, edges[:, 1].T
-    middle = (low + high) / 2
-    spans = (a <= middle) & (b >= middle)
-    slope = np.divide(vb - va, b - a, out=np.zeros_like(a), where=b > a)
-    at_middle = np.where(spans, va + slope * (middle - a), np.inf)
-    most = int(spans.sum(axis=1).max())
-    most += most % 2
-    order = np.argsort(at_middle, axis=1)[:, :most]
-    paired = np.take_along_axis(spans, order, axis=1)
+    middle = (cuts[:-1] + cuts[1:]) / 2
+    where, edge = np.nonzero((a <= middle[:, None]) & (b >= middle[:, None]))
+    slope = (vb[edge] - va[edge]) / (b[edge] - a[edge])
+    at_middle = va[edge] + slope * (middle[where] - a[edge])
+    # an outline is closed: an even number of edges crosses each strip, and every second gap is inside
+    order = np.lexsort((at_middle, where))
+    where, edge, slope = where[order], edge[order], slope[order]
     best = None
-    for cut in (low, high):
-        across = np.take_along_axis(va + slope * (cut - a), order, axis=1)
-        lengths = np.where(paired[:, 1::2], across[:, 1::2] - across[:, ::2], -1.0)
-        i, j = np.unravel_index(int(lengths.argmax()), lengths.shape)
-        line = np.array([[cut[i, 0], across[i, 2 * j]], [cut[i, 0], across[i, 2 * j + 1]]])
+    for cut in (cuts[where], cuts[where + 1]):
+        across = va[edge] + slope * (cut - a[edge])
+        i = 2 * int((across[1::2] - across[::2]).argmax())
+        line = np.array([[cut[i], across[i]], [cut[i], across[i + 1]]])
         if best is None or line[1, 1] - line[0, 1] > best[1, 1] - best[0, 1]:
             best = line
     if best is None:
