@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import tifffile
@@ -19,7 +19,7 @@ from medpanoptic.errors import ReadError, WriteError
 from medpanoptic.geometry import Affine, check_affine, same_grid, voxel_spacing
 from medpanoptic.io.dropped import read_masks, write_masks
 from medpanoptic.measure import is_calibrated
-from medpanoptic.result import Box, Dropped, PanopticResult, Provenance, Segment
+from medpanoptic.result import Box, Dropped, Origin, PanopticResult, Provenance, Segment, Verdict
 from medpanoptic.volume import Source, Volume
 
 NAME = "medpanoptic-result"
@@ -143,13 +143,15 @@ def read_json(path: Path) -> dict[str, Any]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ReadError("RESULT-MISSING", f"{path} does not exist; a result folder holds {TABLE}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ReadError("RESULT-FORMAT", f"{path} is not JSON; was it cut short?") from error
     if not isinstance(data, dict) or data.get("format") != NAME:
         raise ReadError("RESULT-FORMAT", f"{path} is not a medpanoptic result (its 'format' is not {NAME!r})")
-    if data.get("version") != VERSION:
+    if not isinstance(data.get("version"), int):
+        raise ReadError("RESULT-FORMAT", f"{path} does not say its version in a whole number")
+    if data["version"] != VERSION:
         raise ReadError(
-            "RESULT-VERSION", f"{path} has version {data.get('version')!r}; this program reads {VERSION}: update it"
+            "RESULT-VERSION", f"{path} has version {data['version']}; this program reads {VERSION}: update it"
         )
     return data
 
@@ -161,26 +163,42 @@ def result_from_json(
 
     Raises ReadError (RESULT-FORMAT, RESULT-DAMAGED), ResultError.
     """
+    garbled = ""
     try:
         parts: dict[str, Any] = {
             "segments": tuple(_segment(entry) for entry in data["segments"]),
             "classes": ClassTable.from_json(data["classes"]),
             "affine": check_affine(data["affine_lps"]),
             "source": Source(downsample=float(data.get("downsample", 1.0))),
-            "provenance": Provenance(**data["provenance"]),
+            "provenance": _provenance(data["provenance"]),
             "dropped": read_masks([_dropped(entry) for entry in data["dropped"]], folder),
         }
-    except (KeyError, TypeError, ValueError) as error:
-        raise ReadError(
-            "RESULT-FORMAT", f"{TABLE} lacks or garbles a required entry ({type(error).__name__}: {error})"
-        ) from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        # a missing key is one of ours; other texts quote what stands there
+        garbled = f"no {error}" if isinstance(error, KeyError) else type(error).__name__
+    if garbled:
+        raise ReadError("RESULT-FORMAT", f"{folder / TABLE} lacks or garbles a required entry ({garbled})")
     return PanopticResult(ids=ids, stuff=stuff, **parts)
 
 
 def _segment(entry: Mapping[str, Any]) -> Segment:
-    fields = ("id", "class_id", "score", "origin", "verdict", "tracking_uid")
+    number, class_id = entry["id"], entry["class_id"]
+    if type(number) is not int or type(class_id) is not int:
+        raise TypeError
     # files written before it was added do not have it
-    return Segment(**{name: entry[name] for name in fields}, uncertainty=entry.get("uncertainty"))
+    doubt = entry.get("uncertainty")
+    score = float(entry["score"])
+    if entry["origin"] not in get_args(Origin) or entry["verdict"] not in get_args(Verdict) or not 0 <= score <= 1:
+        raise ValueError
+    uid = str(entry["tracking_uid"])
+    doubt = None if doubt is None else float(doubt)
+    return Segment(number, class_id, score, entry["origin"], entry["verdict"], uid, doubt)
+
+
+def _provenance(entry: Mapping[str, Any]) -> Provenance:
+    if not isinstance(entry["parameters"], dict):
+        raise TypeError
+    return Provenance(**entry)
 
 
 def _dropped(entry: Mapping[str, Any]) -> Dropped:
