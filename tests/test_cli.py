@@ -251,6 +251,21 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     return folders
 
 
+def test_an_output_that_cannot_be_is_refused_before_the_network_runs(  # type: ignore[no-untyped-def]
+    run, tmp_path: Path, untrained: dict[int, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medpanoptic.segmenter.Segmenter.predict", lambda *_, **__: pytest.fail("the network ran"))
+    Image.new("L", (64, 64)).save(tmp_path / "a.png")
+    (tmp_path / "mine" / "a").mkdir(parents=True)
+    for name in ("prediction.safetensors", "notes.txt"):
+        (tmp_path / "mine" / "a" / name).write_text("mine")
+    words = ("segment", tmp_path / "a.png", "--model", untrained[2], "--device", "cpu", "-o")
+    assert "error [FOLDER-FOREIGN] a:" in run(*words, tmp_path / "mine")[2]
+    assert len(list((tmp_path / "mine" / "a").iterdir())) == 2
+    assert "a.png is a file" in run(*words, tmp_path / "a.png")[2]
+    assert "error [FORMAT-NDIM] a:" in run(*words, tmp_path / "out", "--format", "dicom-seg")[2]
+
+
 def test_segment_goes_on_after_a_bad_input_and_says_so(run, tmp_path: Path, untrained: dict[int, Path]) -> None:  # type: ignore[no-untyped-def]
     images = tmp_path / "images"
     images.mkdir()
