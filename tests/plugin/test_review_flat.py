@@ -84,7 +84,6 @@ def test_nuclei_are_seen_measured_and_added_by_a_click(real_viewer, review, qtbo
     assert reading.current == 3
     qtbot.keyClick(canvas, Qt.Key.Key_K)
     assert not review.place.crosshair.line.visible
-    review.end()
 
 
 def test_without_a_pixel_size_nothing_is_said_in_mm(picture, tmp_path):
