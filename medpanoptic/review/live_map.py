@@ -43,6 +43,7 @@ class LiveMap:
         self.ids = np.array(base.ids, np.int32, order="C")
         said = rows or {}
         self.rows = {s.id: replace(said[s.id], segment=s) if s.id in said else Row(s) for s in base.segments}
+        self._things: list[int] | None = None  # worked out when asked for: each key press does so several times
         self._name_things()
         self.tissue = base.stuff if base.stuff is not None else _tissue_of(base)
         self.next_id = max([last_id, *self.rows]) + 1
@@ -68,7 +69,10 @@ class LiveMap:
     @property
     def things(self) -> list[int]:
         """Ids of the things, in order."""
-        return sorted(i for i in self.rows if self.is_thing(i))
+        if self._things is None:
+            is_thing = {c.id: c.is_thing for c in self.base.classes}
+            self._things = sorted(i for i, row in self.rows.items() if is_thing[row.segment.class_id])
+        return list(self._things)
 
     def is_thing(self, segment_id: int) -> bool:
         """Tell things from stuff."""
@@ -204,6 +208,8 @@ class LiveMap:
     def apply(self, edit: Edit) -> None:
         """Write an edit into the map and the table."""
         self.ids.reshape(-1)[edit.at] = edit.after
+        if any((row is None) == (i in self.rows) for i, row in edit.rows_after.items()):
+            self._things = None
         for segment_id, row in edit.rows_after.items():
             if row is None:
                 self.rows.pop(segment_id, None)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from medpanoptic.geometry import to_world
 
@@ -97,16 +98,24 @@ def filter_rows(table: pd.DataFrame, text: str) -> pd.DataFrame:
     words = text.lower().split()
     if not words or not len(table):
         return table
-    columns = ("id", "class", "place", "status", "note", "organ")
-    texts = table[columns[0]].astype(str)
-    for column in columns[1:]:
-        texts = texts + " " + table[column].astype(str)
-    texts = texts + np.where(table["changed"].astype(bool), " changed", "")
-    texts = (texts + np.where(table["is_target"].astype(bool), " target", "")).str.lower()
     keep = np.ones(len(table), bool)
     for word in words:
-        keep &= texts.str.contains(word, regex=False).to_numpy(bool)
+        keep &= _rows_with(table, word)
     return table[keep]
+
+
+def _rows_with(table: pd.DataFrame, word: str) -> NDArray[np.bool_]:
+    found = np.zeros(len(table), bool)
+    for column, text in (("changed", "changed"), ("is_target", "target")):
+        if word in text:
+            found |= table[column].to_numpy(bool)
+    if word.isdigit():
+        found |= np.array([word in str(i) for i in table["id"].tolist()], bool)
+    for column in ("class", "place", "status", "note", "organ"):
+        # most rows share their class, status and organ: each text is looked at once
+        codes, texts = pd.factorize(table[column].to_numpy(object))
+        found |= np.array([word in str(text).lower() for text in texts], bool)[codes]
+    return found
 
 
 def next_row(table: pd.DataFrame, current: int | None, step: int = 1, unread: bool = False) -> int | None:
@@ -116,7 +125,7 @@ def next_row(table: pd.DataFrame, current: int | None, step: int = 1, unread: bo
     None if there is no such row; the current one only if it is the only one.
     """
     ids = table.index.to_numpy()
-    wanted = (table["status"] == "unread").to_numpy(bool) if unread else np.ones(len(ids), bool)
+    wanted = _unread(table) if unread else np.ones(len(ids), bool)
     if not wanted.any():
         return None
     found = np.flatnonzero(ids == current) if current is not None else ids[:0]
@@ -128,7 +137,11 @@ def next_row(table: pd.DataFrame, current: int | None, step: int = 1, unread: bo
 
 def progress(table: pd.DataFrame) -> tuple[int, int]:
     """Return how many lesions are read and how many there are."""
-    return int((table["status"] != "unread").sum()), len(table)
+    return int((~_unread(table)).sum()), len(table)
+
+
+def _unread(table: pd.DataFrame) -> NDArray[np.bool_]:
+    return np.asarray(table["status"].to_numpy(object) == "unread", bool)  # pandas' own takes ten times as long
 
 
 def progress_text(table: pd.DataFrame) -> str:

@@ -5,15 +5,47 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from medpanoptic.review import Change, changed_voxels
+from medpanoptic.review import Change
 from napari_medpanoptic.reading import Reading
 
 COLOR = (0.8, 0.47, 0.65, 1.0)  # reddish purple: neither a lesion's colour nor the model's blue
 
 
+class ChangedMap:
+    """An array in display order, 1 where the review differs from the model: worked out for the slice that is asked for.
+
+    As ``review.changed_voxels``: what was rejected counts as tissue. napari takes it in place of a NumPy array.
+    """
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, reading: Reading) -> None:
+        self._reading = reading
+        model, order = reading.session.model, reading.grid.order
+        self._was = np.zeros(max((s.id for s in model.segments), default=0) + 1, np.int32)
+        for segment in model.things:
+            self._was[segment.id] = segment.id
+        self._maps = order.to_display(model.ids), order.to_display(reading.session.ids)
+        self.shape, self.ndim = self._maps[0].shape, model.ndim
+
+    def __len__(self) -> int:
+        """Return the length of the first axis."""
+        return self.shape[0]
+
+    def __getitem__(self, key: Any) -> Any:
+        """Return what NumPy's basic indexing would of the whole array."""
+        was, now = self._was[self._maps[0][key]], self._reading.in_picture[self._maps[1][key]]
+        return np.not_equal(was, now).astype(np.uint8)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray:
+        """Return the whole array."""
+        return np.asarray(self[...], dtype)
+
+
 class ChangedLayer:
-    """Keeps a Labels layer of the changed voxels in step with the session; each edit looks at its own box."""
+    """Keeps a Labels layer of the changed voxels in step with the session; an edit works out the slices seen."""
 
     def __init__(self, reading: Reading) -> None:
         self.reading = reading
@@ -21,17 +53,15 @@ class ChangedLayer:
         reading.session.listeners.append(self._on_change)
 
     def toggle(self) -> None:
-        """Show the changed voxels, or take them away."""
-        viewer, reading = self.reading.viewer, self.reading
+        """Show the changed voxels, or hide them."""
+        viewer = self.reading.viewer
         if self.layer is not None and self.layer in viewer.layers:
-            viewer.layers.remove(self.layer)
-            self.layer = None
+            self.layer.visible = not self.layer.visible
             return
-        changed = changed_voxels(reading.session.model, reading.session.live)
         active = viewer.layers.selection.active
         self.layer = viewer.add_labels(
-            np.array(reading.grid.order.to_display(changed), np.uint8, order="C"),
-            **reading.beside("changed"),
+            ChangedMap(self.reading),
+            **self.reading.beside("changed"),
             colormap={None: COLOR, 0: (0.0,) * 4},
             opacity=0.6,
         )
@@ -45,17 +75,11 @@ class ChangedLayer:
             self.reading.viewer.layers.remove(self.layer)
 
     def _on_change(self, change: Change) -> None:
+        """Draw it anew; a layer that is hidden is sliced when it is shown."""
         if self.layer is None:
             return
         if self.layer not in self.reading.viewer.layers:
             self.layer = None  # a person deleted it
-            return
-        session, grid = self.reading.session, self.reading.grid
-        boxes = (
-            [change.box] if change.box is not None else [session.live.box(i) for i in change.ids if i in session.things]
-        )
-        for box in boxes:
-            part = changed_voxels(session.model, session.live, box)
-            self.layer.data[grid.display_slices(box)] = grid.order.to_display(part)
-        self.layer.refresh()
-        self.reading.refresh_side(self.layer)
+        elif self.layer.visible:
+            self.layer.refresh(thumbnail=False, highlight=False, extent=False)
+            self.reading.refresh_side(self.layer)

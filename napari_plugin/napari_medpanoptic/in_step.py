@@ -6,6 +6,7 @@ Click, or move with Shift held, and the crosshair follows in all of them; the wh
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -80,7 +81,7 @@ class InStep:
                 self.alone(partial(self._follow, model, source.dims.point))
 
     def _follow(self, model: Any, point: Point) -> None:
-        model.dims.point = point
+        set_point(model, point)
         camera, shown = model.scene.camera, model.dims.displayed
         if not is_in_view(point, shown, camera.center[-2:], camera.zoom, model.canvas.size):
             camera.center = tuple(point[axis] for axis in shown)
@@ -121,14 +122,28 @@ class InStep:
             return
         axis = model.dims.order[0]
         steps = -1 if event.delta[1] > 0 else 1
-        model.dims.point = stepped(model.dims.point, axis, steps, model.dims.range[axis])
+        set_point(model, stepped(model.dims.point, axis, steps, model.dims.range[axis]))
         event.handled = True  # else the camera zooms as well
+
+
+def set_point(model: Any, point: Point) -> None:
+    """Move a viewer model to a point; its layers are sliced once, and not at all where all axes are displayed.
+
+    napari's viewer slices on two events of one move, and 2D images too, which takes long with 50,000 colours. It has no
+    public switch for that: the name of its callback is held by ``test_redraw``.
+    """
+    events, sliced = model.dims.events, model._update_layers
+    with ExitStack() as quiet:
+        quiet.enter_context(events.current_step.blocker(sliced))
+        if not model.dims.not_displayed:
+            quiet.enter_context(events.point.blocker(sliced))
+        model.dims.point = point
 
 
 def aim(model: Any, point: Point, size_mm: Sequence[float]) -> None:
     """Move a viewer model's slices to a point, centre it there, and zoom to a box of ``size_mm`` (one per axis)."""
     shown = model.dims.displayed
-    model.dims.set_point(tuple(range(model.dims.ndim)), point)
+    set_point(model, point)
     model.scene.camera.center = tuple(point[axis] for axis in shown)
     smallest = SMALLEST_VIEW_MM
     if model.dims.ndim == 2:
@@ -140,7 +155,7 @@ def point_at(model: Any, event: Any) -> None:
     """Put the point of a viewer model where a mouse event is, on the slices that are shown."""
     shown = event.dims_displayed
     if len(shown) == 2:
-        model.dims.point = moved(model.dims.point, shown, [event.position[axis] for axis in shown])
+        set_point(model, moved(model.dims.point, shown, [event.position[axis] for axis in shown]))
 
 
 def is_looking(model: Any) -> bool:

@@ -28,14 +28,14 @@ from medpanoptic.review import (
     worklist,
 )
 from medpanoptic.review.regions import slices
-from medpanoptic.review.worklist import MEASURE_AT_ONCE, SORT_KEYS, write_row
+from medpanoptic.review.worklist import MEASURE_AT_ONCE, SORT_KEYS
+from napari_medpanoptic.features import show_features
 from napari_medpanoptic.grid import Grid, strokes
 from napari_medpanoptic.layers import KEY, result_layers
 from napari_medpanoptic.redraw import redraw
 from napari_medpanoptic.view import arrange, box_in_viewer, planes_dock, show_point
 
 MODEL_COLOR = (0.34, 0.71, 0.91, 1.0)  # sky blue: told apart from every class colour, also by the colour blind
-FEATURES = ("class", "score", "volume_mm3", "area_mm2", "long_axis_mm", "status", "note")
 
 
 class Reading:
@@ -54,14 +54,15 @@ class Reading:
         self.tell: Callable[[str], None] = self._status
         self.later: Callable[[Callable[[], None]], Any] = lambda action: None  # the dock gives a timer
         self._stale: list[Box] = []
-        self._in_picture = np.zeros(session.live.next_id, np.int32)  # id -> id of a lesion that is shown, else 0
+        self._held, self._owed = False, False  # whether watchers wait, and whether there is news for them
+        self.in_picture = np.zeros(session.live.next_id, np.int32)  # id -> id of a lesion that is shown, else 0
         self._follow_picture(session.things)
         # worked out once per change: each key press asks for both several times
         self._seen: tuple[tuple[str, str, bool], pd.DataFrame] | None = None
         self._changes: list[LesionChange] | None = None
         arrange(viewer)
         self.stuff, self.things, self.model = self._add_layers()
-        self._show_features(())
+        show_features(self.things, self.table)
         session.listeners.append(self._on_change)
         self.things.events.paint.connect(self._on_paint)
         self.things.events.labels_update.connect(self.draw_stale)
@@ -138,9 +139,15 @@ class Reading:
         if len(chosen) > 1:
             others = others.drop(index=[i for i in chosen if i != self.current], errors="ignore")
         following = next_row(others, self.current, 1, unread=True)
-        done = self.attempt(lambda: self.session.set_verdicts(chosen, verdict))
-        if done and self.go_on and following != self.current:
-            self.go(following)
+        self._held = True  # verdict and step are told of once
+        try:
+            done = self.attempt(lambda: self.session.set_verdicts(chosen, verdict))
+            if done and self.go_on and following != self.current:
+                self.go(following)
+        finally:
+            self._held = False
+        if self._owed:
+            self._notify()
 
     # ---- corrections
 
@@ -318,24 +325,24 @@ class Reading:
         for box in boxes if change.box is None else (*boxes, change.box):
             self._draw(box)
         self._color(change.ids)
-        self._show_features(change.ids)
+        show_features(self.things, self.table, change.ids)
         if self.current not in self.session.live.rows:
             self.current = None
         self._notify()
 
     def _follow_picture(self, ids: Sequence[int]) -> list[int]:
         """Note which of these lesions are in the picture; return those that came into it or left it."""
-        missing = self.session.live.next_id - len(self._in_picture)
+        missing = self.session.live.next_id - len(self.in_picture)
         if missing > 0:  # with room, so that not each new lesion copies the list
-            self._in_picture = np.pad(self._in_picture, (0, missing + 64))
-        turned = [i for i in ids if bool(self._in_picture[i]) != self.is_shown(i)]
+            self.in_picture = np.pad(self.in_picture, (0, missing + 64))
+        turned = [i for i in ids if bool(self.in_picture[i]) != self.is_shown(i)]
         for segment_id in turned:
-            self._in_picture[segment_id] = 0 if self._in_picture[segment_id] else segment_id
+            self.in_picture[segment_id] = 0 if self.in_picture[segment_id] else segment_id
         return turned
 
     def _draw(self, box: Box) -> None:
         """Write a part of the session's map into the layer, lesions that are shown, and draw it where it differs."""
-        part = self.grid.order.to_display(self._in_picture[self.session.live.ids[slices(box)]])
+        part = self.grid.order.to_display(self.in_picture[self.session.live.ids[slices(box)]])
         where = self.grid.display_slices(box)
         if np.array_equal(self.things.data[where], part):
             return
@@ -354,18 +361,6 @@ class Reading:
         new = {i: c for i, c in colors.items() if i not in known or not np.allclose(known[i], c)}
         if new:
             self.things.colormap = DirectLabelColormap(color_dict={**known, **new})
-
-    def _show_features(self, ids: Sequence[int]) -> None:
-        """Keep the layer's table, which the status bar reads, in step; whole only where lesions came or went."""
-        columns, features = [name for name in FEATURES if name in self.table], self.things.features
-        if list(features) != ["index", *columns] or not np.array_equal(features["index"], self.table.index):
-            self.things.features = self.table[columns].reset_index()
-            return
-        for segment_id in ids:
-            if segment_id in self.table.index:
-                place = self.table.index.get_loc(segment_id)
-                write_row(features, place, self.table[columns].iloc[place])
-        self.things.events.features()
 
     def beside(self, role: str) -> dict[str, Any]:
         """Return what a layer needs to lie over the lesions, and the viewer to know its orientation."""
@@ -386,7 +381,8 @@ class Reading:
             dock.refresh(layer, where)
 
     def _notify(self) -> None:
-        for watcher in tuple(self.watchers):
+        self._owed = self._held
+        for watcher in () if self._held else tuple(self.watchers):
             watcher()
 
     def _status(self, text: str) -> None:

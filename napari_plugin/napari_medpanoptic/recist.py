@@ -100,8 +100,8 @@ def targets_of(session: ReviewSession) -> list[Finding]:
     """Return the targets that the reader chose, rejected ones left out."""
     if not session.calibrated:
         return []
-    rows = {i: session.row(i) for i in session.things}
-    return [finding(session, i) for i, r in rows.items() if r.is_target and r.segment.verdict != "rejected"]
+    chosen = sorted(i for i, r in session.live.rows.items() if r.is_target and r.segment.verdict != "rejected")
+    return [finding(session, i) for i in chosen]
 
 
 def proposed(session: ReviewSession) -> list[int]:

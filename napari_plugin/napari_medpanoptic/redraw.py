@@ -19,7 +19,7 @@ def redraw(layer: Any, where: tuple[slice, ...], tell: bool = False) -> None:
     if not layer.visible:
         return  # napari slices it when it is shown
     shown, axes = layer._slice, layer._slice_input.displayed
-    drawable = len(axes) == 2 and layer.loaded and not shown.empty
+    drawable = len(axes) == 2 and layer.loaded and not shown.empty and isinstance(layer.data, np.ndarray)
     if not drawable or not np.may_share_memory(shown.image.raw, layer.data):
         layer.refresh()
         return

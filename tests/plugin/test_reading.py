@@ -259,7 +259,7 @@ def test_the_changed_voxels_are_shown_and_follow(reading):
 
     changed, session = ChangedLayer(reading), reading.session
     changed.toggle()
-    assert not changed.layer.data.any()
+    assert not np.asarray(changed.layer.data).any()
     first, second = session.things[:2]
     for step in (
         lambda: reading.things.paint((2, 2, 2), first),
@@ -273,8 +273,15 @@ def test_the_changed_voxels_are_shown_and_follow(reading):
         now = reading.grid.order.to_native(np.asarray(changed.layer.data)) > 0
         assert np.array_equal(now, changed_voxels(session.model, session.live))
     changed.toggle()
-    assert changed.layer is None
+    assert not changed.layer.visible
+    session.redo()
+    changed.toggle()
+    native = reading.grid.order.to_native(np.asarray(changed.layer.data)) > 0
+    assert np.array_equal(native, changed_voxels(session.model, session.live))
+    seen = np.asarray(changed.layer.data[int(reading.viewer.dims.current_step[0])])
+    assert np.array_equal(changed.layer._slice.image.raw, seen)
     changed.close()
+    assert changed.layer not in reading.viewer.layers
 
 
 def test_words_on_a_lesion_keep_each_other(reading):

@@ -6,6 +6,7 @@ from importlib.metadata import version
 
 import numpy as np
 import pytest
+from napari_medpanoptic.in_step import set_point
 from napari_medpanoptic.layers import KEY, result_layers, volume_layers
 from napari_medpanoptic.mirror import LayerMirror
 from napari_medpanoptic.orientation import PLANES
@@ -147,3 +148,21 @@ def test_in_a_review_layer_screen_and_session_are_one(model_viewer, tool):
         step()
         check()
     assert KEY in things.metadata
+
+
+def test_a_move_slices_once_and_a_picture_in_2d_never(canvases, monkeypatch):
+    from napari.components import ViewerModel
+    from napari.layers import Layer
+
+    viewer, _, (layer, *_) = canvases
+    flat = ViewerModel()
+    nuclei = flat.add_labels(np.eye(9, dtype=int))
+    asked, usual = [], Layer._slice_dims
+    monkeypatch.setattr(Layer, "_slice_dims", lambda self, **how: (asked.append(self), usual(self, **how)))
+    set_point(viewer, layer.data_to_world((5, 6, 7)))
+    set_point(flat, (4.0, 5.0))
+    assert viewer.dims.current_step == (5, 6, 7)
+    assert flat.dims.point == (4.0, 5.0)
+    assert (asked.count(layer), asked.count(nuclei)) == (1, 0)
+    assert np.shares_memory(layer._slice.image.raw, layer.data[5])
+    assert np.array_equal(layer._slice.image.raw, layer.data[5])

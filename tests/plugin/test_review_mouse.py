@@ -111,11 +111,11 @@ def test_words_on_a_lesion_changes_shown_and_a_locked_version(real_viewer, small
 
     qtbot.keyClick(canvas, Qt.Key.Key_D, shift)
     layer = small_review.changed.layer
-    assert not layer.data.any()
+    assert not np.asarray(layer.data).any()
     qtbot.keyClick(canvas, Qt.Key.Key_R)
-    assert np.array_equal(layer.data > 0, np.asarray(reading.model.data) == current)
+    assert np.array_equal(np.asarray(layer.data) > 0, np.asarray(reading.model.data) == current)
     qtbot.keyClick(canvas, Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
-    assert not layer.data.any()
+    assert not np.asarray(layer.data).any()
 
     small_review.sign_box.allow.setChecked(True)
     qtbot.mouseClick(small_review.sign_box.button, Qt.MouseButton.LeftButton)

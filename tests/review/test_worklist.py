@@ -94,6 +94,32 @@ def test_sorting_filtering_next_and_progress(session):
     assert next_row(worklist(session), 3, unread=True) is None
 
 
+def test_a_filter_finds_what_the_words_of_a_row_say(session):
+    session.set_note(3, "Near the Aorta, 2nd look")
+    session.set_recist(4, organ="liver", is_target=True)
+    session.reject(5)
+    table = worklist(session)
+    for text in (
+        "tumour",
+        "LIVER",
+        "target",
+        "changed",
+        "chang 3",
+        "aorta",
+        "2",
+        "3 unread",
+        "slice",
+        "no such",
+        "jected",
+    ):
+        kept = []
+        for row in table.to_dict("records"):
+            words = " ".join(str(row[name]) for name in ("id", "class", "place", "status", "note", "organ"))
+            words += " changed" * bool(row["changed"]) + " target" * bool(row["is_target"])
+            kept += [row["id"]] * all(word in words.lower() for word in text.lower().split())
+        assert filter_rows(table, text).index.tolist() == kept, text
+
+
 def test_an_empty_list_works(session):
     for lesion in session.things:
         session.delete(lesion)
