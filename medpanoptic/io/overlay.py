@@ -35,7 +35,8 @@ def write_overlay(result: PanopticResult, folder: Path, volume: Volume | None = 
     """Write overlay.png; without a volume the segments lie over black."""
     image = volume if volume is not None else _black(result)
     path = folder / "overlay.png"
-    Image.fromarray(render_overlay(image, result)).save(path)
+    # a third of the time of the usual level, for a quarter more bytes
+    Image.fromarray(render_overlay(image, result)).save(path, compress_level=1)
     return [path]
 
 
