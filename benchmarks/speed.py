@@ -1,10 +1,14 @@
 """Time and memory of whole runs, by stage, beside a named reference in the same run.
 
     python benchmarks/speed.py [--sizes 1024 2048 4096] [--volumes 128x128x128 512x512x300] [--threads 2]
+        [--stardist PYTHON] [--cellpose PYTHON]
 
 2D: mosaics of fluorescence images of the validation part (of the shipped sample where ../shared is absent) with
 ``nuclei``, against Otsu and a distance watershed by scikit-image. 3D: phantoms of a body with a tumour at 1.5 x 1 x 1
 mm with ``sarcoma_petct`` (CT and PET), against MONAI's sliding window with a BasicUNet on the same grid and windows.
+--stardist, --cellpose : the interpreter of an environment that has it (``pip install stardist tensorflow-cpu``;
+``pip install 'cellpose<4'``). Their networks in their usual size run with fresh weights, normalization included, and
+without what makes instances of their output: the least that they can take.
 Every run has a process of its own: wall clock and CPU seconds without imports, and the peak memory of the process.
 On a shared machine wall clocks swing; CPU seconds and the ratios of one run say more.
 """
@@ -139,6 +143,34 @@ def run_unet(size: list[int], threads: int) -> dict[str, Any]:
     return timed(segment)
 
 
+def run_stardist(size: list[int], threads: int) -> dict[str, Any]:
+    """Run StarDist 2D with 32 rays on a grid of 2: normalization and network, no non-maximum suppression."""
+    os.environ |= {"CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    import tensorflow
+    from csbdeep.utils import normalize
+    from stardist.models import Config2D, StarDist2D
+
+    tensorflow.config.threading.set_intra_op_parallelism_threads(threads)
+    tensorflow.config.threading.set_inter_op_parallelism_threads(threads)
+    model = StarDist2D(Config2D(n_rays=32, grid=(2, 2), n_channel_in=3), name=None, basedir=None)
+    image = np.ascontiguousarray(mosaic(size[0]).transpose(1, 2, 0))
+    model.predict(normalize(image[:256, :256], 1, 99.8))
+    return timed(lambda: model.predict(normalize(image, 1, 99.8)))
+
+
+def run_cellpose(size: list[int], threads: int) -> dict[str, Any]:
+    """Run Cellpose 3: normalization and network, no flow dynamics; cells of its own diameter, so no resizing."""
+    import torch
+    from cellpose.models import CellposeModel
+
+    torch.set_num_threads(threads)
+    model = CellposeModel(gpu=False, pretrained_model=False)
+    image = mosaic(size[0]).transpose(1, 2, 0)
+    settings = {"channels": [0, 0], "diameter": 30, "compute_masks": False}
+    model.eval(image[:256, :256], **settings)
+    return timed(lambda: model.eval(image, **settings))
+
+
 def timed(call: Callable[[], Any]) -> dict[str, Any]:
     wall, cpu = time.perf_counter(), time.process_time()
     call()
@@ -153,11 +185,23 @@ def peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
-RUNS = {"ours": run_ours, "watershed": run_watershed, "unet": run_unet}
+RUNS = {
+    "ours": run_ours,
+    "watershed": run_watershed,
+    "unet": run_unet,
+    "stardist": run_stardist,
+    "cellpose": run_cellpose,
+}
+TITLES = {
+    "watershed": "Otsu + watershed",
+    "unet": "MONAI BasicUNet",
+    "stardist": "StarDist, network",
+    "cellpose": "Cellpose, network",
+}
 
 
-def child(name: str, size: list[int], threads: int) -> dict[str, Any]:
-    command = [sys.executable, "-W", "ignore", __file__, "--child", name, *map(str, size), "--threads", str(threads)]
+def child(name: str, size: list[int], threads: int, python: str = sys.executable) -> dict[str, Any]:
+    command = [python, "-W", "ignore", __file__, "--child", name, *map(str, size), "--threads", str(threads)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
@@ -182,6 +226,8 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="*", default=[1024, 2048, 4096])
     parser.add_argument("--volumes", nargs="*", default=["128x128x128", "256x256x150", "512x512x300"])
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--stardist", metavar="PYTHON")
+    parser.add_argument("--cellpose", metavar="PYTHON")
     parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
@@ -190,19 +236,22 @@ def main() -> None:
         print(json.dumps(RUNS[name]([int(n) for n in size], args.threads)))
         return
     print(f"{args.threads} threads; load before: {' '.join(f'{v:.1f}' for v in os.getloadavg())}")
-    for dims, cases, reference, unit in ((2, args.sizes, "watershed", "Mpx"), (3, args.volumes, "unet", "Mvox")):
+    others = {name: python for name in ("stardist", "cellpose") if (python := getattr(args, name))}
+    planes, volumes = {"watershed": sys.executable, **others}, {"unet": sys.executable}
+    for dims, cases, references, unit in ((2, args.sizes, planes, "Mpx"), (3, args.volumes, volumes, "Mvox")):
         before: dict[str, Any] | None = None
         for case in cases:
             # columns x rows x slices, as people say it; arrays are (slice, row, column)
             size = [case] if dims == 2 else [int(n) for n in str(case).split("x")][::-1]
             units = (size[0] ** 2 if dims == 2 else np.prod(size)) / 1e6
             print(f"{case}^2" if dims == 2 else case)
-            ours, theirs = child("ours", size, args.threads), child(reference, size, args.threads)
+            ours = child("ours", size, args.threads)
             show("ours", ours, units, unit)
-            show({"watershed": "Otsu + watershed", "unet": "MONAI BasicUNet"}[reference], theirs, units, unit)
-            print(
-                f"    ours / reference: {ours['wall'] / theirs['wall']:.1f} wall, {ours['cpu'] / theirs['cpu']:.1f} CPU"
-            )
+            for reference, python in references.items():
+                theirs = child(reference, size, args.threads, python)
+                show(TITLES[reference], theirs, units, unit)
+                ratios = [ours[k] / theirs[k] for k in ("wall", "cpu", "peak_mib")]
+                print("    ours / reference: {:.2f} wall, {:.2f} CPU, {:.2f} memory".format(*ratios))
             if before is not None:
                 growth = [ours[k] / before[k] for k in ("wall", "cpu", "peak_mib")]
                 print("    against the size before: {:.1f} wall, {:.1f} CPU, {:.1f} memory".format(*growth))
