@@ -202,6 +202,12 @@ def test_evaluate_prints_a_table_and_writes_it(run, result_folder: Path, tmp_pat
     assert (tmp_path / "scores.csv").read_text(encoding="utf-8").startswith("class,kind,cases,")
 
 
+@pytest.mark.parametrize("words", [("{gone}", "{case}"), ("{case}", "{gone}")])
+def test_evaluate_names_a_place_that_is_not_there(run, result_folder: Path, tmp_path: Path, words) -> None:  # type: ignore[no-untyped-def]
+    places = [word.format(gone=tmp_path / "gone", case=result_folder.parent) for word in words]
+    assert run("evaluate", *places) == (1, "", f"error [NOT-FOUND] {tmp_path / 'gone'} does not exist")
+
+
 def test_evaluate_of_a_place_without_results_is_an_error(run, result_folder: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     status, out, err = run("evaluate", tmp_path, result_folder.parent)
     assert (status, out) == (1, "")

@@ -148,6 +148,8 @@ TABLES = {
     "affine": lambda d: d.update(affine_lps=MARK),
     "score": lambda d: d["segments"][0].update(score=MARK),
     "classes": lambda d: d["classes"][0].update(color=MARK),
+    "no classes": lambda d: d.pop("classes"),
+    "classes of another kind": lambda d: d.update(classes=[MARK]),
     "shape": lambda d: d.update(shape=[MARK]),
     "version": lambda d: d.update(version=MARK),
     "provenance": lambda d: d.update(provenance=MARK),
@@ -172,6 +174,7 @@ def test_a_garbled_table(case, tmp_path, told, kind):
         )
     )
     assert "error [" in said
+    assert "[INTERNAL]" not in said
     nothing_leaks(said)
 
 

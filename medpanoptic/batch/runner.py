@@ -22,7 +22,7 @@ from medpanoptic.batch.scan import StudyIndex, scan_inputs
 from medpanoptic.batch.settings import ChildSettings, Folders, Limits, Summary
 from medpanoptic.batch.stop import StopSignal
 from medpanoptic.bundle import load_bundle
-from medpanoptic.errors import BatchError, WriteError
+from medpanoptic.errors import BatchError, ReadError, WriteError
 
 
 def run_batch(
@@ -61,6 +61,10 @@ def run_batch(
     Raises BatchError (BATCH-*, LEDGER-*, OUTPUT-DISK, NO-GPU, SCHEDULER-LOST), ModelError, ReadError (NOT-FOUND),
     WriteError (FORMAT-UNKNOWN).
     """
+    # before anything is made: a folder with a ledger in it would be in the way of the words put right
+    for path in inputs:
+        if not Path(path).exists():
+            raise ReadError("NOT-FOUND", f"{path} does not exist")
     limits, cores = limits or Limits(), os.cpu_count() or 1
     workers = workers or max(1, cores // 2)
     folders = Folders(Path(output).absolute(), None if ledger_folder is None else Path(ledger_folder).absolute())

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from medpanoptic.errors import DataError
+from medpanoptic.errors import DataError, ReadError
 from medpanoptic.geometry import same_grid
 from medpanoptic.io import read_result
 from medpanoptic.io.result_files import TABLE, is_calibrated, read_json
@@ -51,13 +51,26 @@ class Pairs:
     unseen: int
 
 
+def _class_names(table: Path) -> set[str]:
+    try:
+        return {str(entry["name"]) for entry in read_json(table)["classes"]}
+    except (KeyError, TypeError):
+        raise ReadError("RESULT-FORMAT", f"{table} lacks or garbles its classes") from None
+
+
 def find_pairs(predictions: Path, truth: Path) -> Pairs:
-    """Pair result folders with truths of the same name. Raises DataError: DATA-CASES, DATA-LAYOUT."""
+    """Pair result folders with truths of the same name.
+
+    Raises ReadError: NOT-FOUND, RESULT-FORMAT; DataError: DATA-CASES, DATA-LAYOUT.
+    """
+    for place in (predictions, truth):
+        if not place.exists():
+            raise ReadError("NOT-FOUND", f"{place} does not exist")
     root = predictions.resolve()
     folders = {p.parent.name: p.parent for p in sorted([*root.glob(TABLE), *root.glob(f"*/{TABLE}")])}
     if not folders:
         raise DataError("DATA-CASES", f"{predictions} has no result folder (CASE/segments.json); run 'segment' first")
-    known = {c["name"] for folder in folders.values() for c in read_json(folder / TABLE)["classes"]}
+    known = {name for folder in folders.values() for name in _class_names(folder / TABLE)}
     cases = find_truth(truth, known)
     alone = [name for name in folders if name not in cases]
     if alone:

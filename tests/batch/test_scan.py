@@ -12,6 +12,7 @@ from closed import closed
 from PIL import Image
 from tiny_batch import study_uid, write_study
 
+from medpanoptic.batch import run_batch
 from medpanoptic.batch.keys import study_handle
 from medpanoptic.batch.scan import StudyIndex, scan_inputs
 from medpanoptic.batch.stage import InputChangedError, staged
@@ -95,6 +96,10 @@ def test_odd_names_survive(tmp_path: Path) -> None:
 def test_an_input_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ReadError, match="NOT-FOUND"):
         scan(tmp_path / "gone")
+    # and nothing is made that would be in the way of the words put right
+    with pytest.raises(ReadError, match="NOT-FOUND"):
+        run_batch([tmp_path, tmp_path / "gone"], tmp_path / "out", model="nuclei")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_study_is_laid_out_under_neutral_names_without_second_copies(tmp_path: Path) -> None:
