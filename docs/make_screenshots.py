@@ -103,13 +103,9 @@ def look_and_correct(viewer: Any, widget: Any, folder: Path) -> None:
 
 def compare_and_follow_up(viewer: Any, widget: Any, folder: Path) -> None:
     """What was changed and dropped; the prior case with its marks, RECIST sum and response."""
-    from qtpy.QtCore import Qt
-    from qtpy.QtTest import QTest
-
     front(viewer, "Compare")
     compare = dock_of(viewer, "CompareWidget")
-    spot = compare.dropped.visualItemRect(compare.dropped.item(0, 0)).center()
-    QTest.mouseClick(compare.dropped.viewport(), Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier, spot)
+    click_row(compare.dropped, 0)
     take(viewer, folder / "review_6_compare.png", fit=False)
     compare.end()
     front(viewer, "Follow-up")
@@ -118,10 +114,20 @@ def compare_and_follow_up(viewer: Any, widget: Any, folder: Path) -> None:
         follow_up.buttons[name].click()
     follow_up.recist.take_over.click()
     follow_up.mark_box.setChecked(True)
-    widget.reading.go(widget.reading.session.things[0])
+    click_row(follow_up.table, 0)
+    press(viewer, "Q", "Q")  # to the slice of the diameters
     take(viewer, folder / "review_7_follow_up.png", fit=False)
     follow_up.mark_box.setChecked(False)
     front(viewer, "Review")
+
+
+def click_row(table: Any, row: int) -> None:
+    """Click on the first cell of a row."""
+    from qtpy.QtCore import Qt
+    from qtpy.QtTest import QTest
+
+    spot = table.visualItemRect(table.item(row, 0)).center()
+    QTest.mouseClick(table.viewport(), Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier, spot)
 
 
 def press(viewer: Any, *names: str) -> None:

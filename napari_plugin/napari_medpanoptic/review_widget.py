@@ -45,6 +45,7 @@ class ReviewWidget(QWidget):
         self.open_button.setToolTip("A folder with segments.json. Open the study first, so that it lies under the map")
         self.open_button.clicked.connect(self._ask_for_case)
         self.progress = QLabel()
+        self.progress.setWordWrap(True)  # a long name must not widen the dock
         self.filter = QLineEdit()
         self.filter.setPlaceholderText("filter: class, place, status, note …")
         self.filter.textChanged.connect(self._set_filter)
