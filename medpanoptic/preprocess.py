@@ -222,16 +222,7 @@ class Preprocessing:
 
         Keeps the dtype of ``labels``; values must be exact in float64.
         """
-        native = self._invert(torch.as_tensor(labels).to(torch.float64), image, nearest=True)
+        values = MetaTensor(torch.as_tensor(labels).to(torch.float64)[None], meta=image.meta)
+        invert = Invertd("values", self.transforms, orig_keys="image", nearest_interp=True, to_tensor=True)
+        native = invert({"values": values, "image": image})["values"][0].as_subclass(Tensor)
         return native.round().to(torch.as_tensor(labels).dtype).cpu().numpy()
-
-    def to_native_share(self, mask: Tensor | NDArray, image: MetaTensor) -> NDArray[np.float32]:
-        """Bring a mask (*S') back as the share, 0 to 1, that it has of each native voxel's surroundings: linear."""
-        share = self._invert(torch.as_tensor(mask).to(torch.float32), image, nearest=False)
-        return share.to(torch.float32).cpu().numpy()
-
-    def _invert(self, values: Tensor, image: MetaTensor, nearest: bool) -> Tensor:
-        held = MetaTensor(values[None], meta=image.meta)
-        invert = Invertd("values", self.transforms, orig_keys="image", nearest_interp=nearest, to_tensor=True)
-        native: Tensor = invert({"values": held, "image": image})["values"][0]
-        return native.as_subclass(Tensor)
