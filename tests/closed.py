@@ -24,7 +24,7 @@ def closed(*paths: Path, mode: int = 0) -> Iterator[None]:
         for folder, old in above.items() if is_root else ():
             if not old & 0o001:
                 # pytest's folders are for their owner alone
-                folder.chmod(old | 0o055)
+                folder.chmod(old | 0o001)
         for path in paths:
             path.chmod(mode)
         if is_root:
