@@ -53,4 +53,8 @@ class Crosshair:
         if visible:
             gap = GAP_PIXELS / max(self.model.scene.camera.zoom, 1e-6)
             self.line.set_data(crosshair_lines(dims.point, dims.displayed, self.model.layers.extent.world, gap))
+        # a scale bar that grew is put into its place while the canvas is drawn, which draws it a second time: do it
+        # before. napari has no public call for it; ``test_planes_viewer`` counts the drawings
+        if self.canvas._needs_overlay_position_update:
+            self.canvas._update_overlay_canvas_positions()
         self.canvas.native.update()

@@ -158,3 +158,17 @@ def test_display_dock_shows_the_window_the_fusion_and_the_legend(real_viewer, qt
     assert "soft tissue" in dock.legend.text()
     real_viewer.layers.clear()
     assert not dock.legend.isVisible()
+
+
+def test_a_jump_draws_each_canvas_once(real_viewer, case, qtbot):
+    """A scale bar that changes must not have its canvas drawn twice."""
+    _, dock = case
+    drawn = []
+    for canvas in (real_viewer.window._qt_viewer.canvas, *(side.qt.canvas for side in dock.sides)):
+        canvas._scene_canvas.events.draw.connect(lambda event, canvas=canvas: drawn.append(canvas))
+    point = np.array(real_viewer.dims.point)
+    for size in (40.0, 5.0, 80.0):
+        show_point(real_viewer, tuple(point + 1), (size,) * 3)
+        drawn.clear()
+        qtbot.wait(300)
+        assert len(drawn) == len(set(map(id, drawn))) == 3
