@@ -97,11 +97,11 @@ def volume_times(folder: Path, slices: int) -> None:
         times.take("undo it", reading.undo)
         times.take("redo it", reading.redo)
         times.take("erase where all three planes cut it", lambda: stroke(0, label=0))
-        reading.undo()
+        times.take("undo that, all planes", reading.undo)
         times.take("accept", lambda: reading.verdict("unsure" if way == 1 else "accepted"))  # noqa: B023
         times.take("next lesion, all planes", lambda: reading.step(1))
         times.take("reject a lesion", lambda: reading.verdict("rejected"))
-        times.take("undo that", reading.undo)
+        times.take("undo the rejection", reading.undo)
     times.found.pop("(to the first lesion)")
     times.report("edits and jumps", LIMIT_MS)
     times.take("show what was changed, the first time", dock.changed.toggle)
