@@ -15,6 +15,7 @@ from napari_medpanoptic.units import unit_of
 
 _ROW_PIXELS = 22
 _LEAST_ROWS = 6
+_CLASS_PIXELS = 72  # a longer name is in the tooltip; the place needs the room
 
 
 class LesionList(QTableView):
@@ -54,6 +55,9 @@ class LesionList(QTableView):
 
     def _fit_columns(self) -> None:
         self.resizeColumnsToContents()
+        if "class" in self.rows.columns:
+            column = self.rows.columns.index("class")
+            self.setColumnWidth(column, min(self.columnWidth(column), _CLASS_PIXELS))
         # a verdict that comes later must fit too
         longest = max(self.fontMetrics().horizontalAdvance(mark) for mark in MARKS.values())
         self.setColumnWidth(self.rows.columns.index("status"), longest + 3 * self.fontMetrics().averageCharWidth())

@@ -33,7 +33,8 @@ class Unit:
 
     def area(self, mm2: float) -> str:
         """Return an area without its unit."""
-        return f"{mm2 * self.per_mm**2:.4g}"
+        amount = mm2 * self.per_mm**2
+        return f"{amount:.0f}" if amount >= 100 else f"{amount:.3g}"
 
 
 MM, PIXELS = Unit(), Unit("px")

@@ -81,7 +81,7 @@ def test_every_key_does_what_the_list_of_keys_says(real_viewer, small_review, qt
 
     for key, shown in (
         ("D", lambda: reading.model.visible),
-        ("Shift-D", lambda: review.changed.layer is not None),
+        ("Shift-D", lambda: review.changed.layer is not None and review.changed.layer.visible),
         ("Q", lambda: review.diameters.layer is not None),
     ):
         press(key)
