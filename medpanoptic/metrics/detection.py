@@ -99,11 +99,6 @@ def sensitivity(cases: Sequence[Detections]) -> float:
     return sum(len(c.tp_scores) for c in cases) / n if n else float("nan")
 
 
-def false_positives_per_case(cases: Sequence[Detections]) -> float:
-    """Return false alarms per case, over all cases given, with and without truth."""
-    return sum(len(c.fp_scores) for c in cases) / len(cases) if cases else float("nan")
-
-
 def froc(cases: Sequence[Detections]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Return thresholds (falling), false positives per case and sensitivity at each: a free-response curve.
 

@@ -22,17 +22,6 @@ def norm_layer(spatial_dims: int, channels: int, norm: Norm) -> nn.Module:
     return nn.GroupNorm(groups, channels)
 
 
-def conv_norm_act(
-    spatial_dims: int, in_channels: int, out_channels: int, norm: Norm, kernel_size: int = 3, dilation: int = 1
-) -> nn.Sequential:
-    """Return a "same" convolution, norm and leaky ReLU."""
-    padding = dilation * (kernel_size // 2)
-    conv = Conv[Conv.CONV, spatial_dims](
-        in_channels, out_channels, kernel_size, padding=padding, dilation=dilation, bias=False
-    )
-    return nn.Sequential(conv, norm_layer(spatial_dims, out_channels, norm), nn.LeakyReLU(LEAKY_SLOPE, inplace=True))
-
-
 def separable_conv(
     spatial_dims: int, in_channels: int, out_channels: int, norm: Norm, dilation: int | tuple[int, ...] = 1
 ) -> nn.Sequential:

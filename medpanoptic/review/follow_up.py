@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
+from medpanoptic.errors import ReadError
 from medpanoptic.geometry import Affine, same_grid, to_index
 from medpanoptic.io import read_result
 from medpanoptic.match import Finding, FollowUp, Registration, lesions_of, match_lesions, register
@@ -138,13 +139,16 @@ def days_between(prior: Source, current: Source) -> float | None:
 
 
 def _date(source: Source) -> datetime | None:
-    import pydicom
+    # pydicom comes with it
+    from medpanoptic.io.dicom_files import looks_like_dicom, read_dataset
 
     if not source.paths:
         return None
     try:
-        header = pydicom.dcmread(source.paths[0], stop_before_pixels=True)
-    except (OSError, pydicom.errors.InvalidDicomError):
+        if not looks_like_dicom(source.paths[0]):
+            return None
+        header = read_dataset(source.paths[0], "a source slice", pixels=False)
+    except (OSError, ReadError):
         return None
     for keyword in ("AcquisitionDate", "SeriesDate", "StudyDate"):
         try:

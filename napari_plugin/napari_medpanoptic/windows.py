@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medpanoptic.errors import ReadError
 from medpanoptic.volume import Channel
 
 Window = tuple[float, float]
@@ -84,12 +85,14 @@ def stored_windows(file: Path) -> dict[str, tuple[Preset, ...]]:
     The names are "DICOM 1", "DICOM 2": the explanations in the file are free text and stay there.
     Source: DICOM PS3.3 C.11.2.1.2 (in an enhanced object C.7.6.16.2.10)
     """
-    from pydicom import dcmread
-    from pydicom.errors import InvalidDicomError
+    # pydicom comes with it
+    from medpanoptic.io.dicom_files import looks_like_dicom, read_dataset
 
     try:
-        dataset = dcmread(file, stop_before_pixels=True)
-    except (OSError, InvalidDicomError):
+        if not looks_like_dicom(file):
+            return {}
+        dataset = read_dataset(file, "the image", pixels=False)
+    except (OSError, ReadError):
         return {}
     modality = str(dataset.get("Modality", ""))
     for keyword in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):

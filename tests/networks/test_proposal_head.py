@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from medpanoptic.networks.layers import conv_norm_act
+from medpanoptic.networks.layers import norm_layer
 from medpanoptic.networks.outputs import Instances, Targets
 from medpanoptic.networks.proposal_head import ProposalHead, instance_boxes
 from medpanoptic.networks.roi_head import assign_levels, crop_masks, integer_boxes, paste_masks
@@ -20,14 +20,19 @@ BOXES = {
 }
 
 
+def wide_block(dims: int, in_channels: int, channels: int) -> nn.Sequential:
+    conv = (nn.Conv2d if dims == 2 else nn.Conv3d)(in_channels, channels, 5, padding=2, bias=False)
+    return nn.Sequential(conv, norm_layer(dims, channels, "group"), nn.LeakyReLU(0.01, inplace=True))
+
+
 class Stem(nn.Module):
     """A stand-in for backbone and neck: strides 2 and 4."""
 
     def __init__(self, dims: int, channels: int) -> None:
         super().__init__()
-        self.first = conv_norm_act(dims, 1, channels, "group", kernel_size=5)
-        self.second = conv_norm_act(dims, channels, channels, "group", kernel_size=5)
-        self.third = conv_norm_act(dims, channels, channels, "group", kernel_size=5)
+        self.first = wide_block(dims, 1, channels)
+        self.second = wide_block(dims, channels, channels)
+        self.third = wide_block(dims, channels, channels)
         self.pool = nn.MaxPool2d(2) if dims == 2 else nn.MaxPool3d(2)
 
     def forward(self, image: Tensor) -> list[Tensor]:
