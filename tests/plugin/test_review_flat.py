@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -36,16 +38,19 @@ def picture():
     return volume, PanopticResult(ids, segments, CLASSES, affine)
 
 
-@pytest.fixture
-def review(real_viewer, picture, tmp_path):
+def opened(viewer, volume, result, folder):
     from napari_medpanoptic.layers import volume_layers
     from napari_medpanoptic.start import start_review
 
-    volume, result = picture
-    write_result(result, tmp_path / "nuclei")
+    write_result(result, folder)
     for data, look, _ in volume_layers(volume, "nuclei"):
-        real_viewer.add_image(data, **look)
-    return start_review(real_viewer, tmp_path / "nuclei", reader="A. Reader")
+        viewer.add_image(data, **look)
+    return start_review(viewer, folder, reader="A. Reader")
+
+
+@pytest.fixture
+def review(real_viewer, picture, tmp_path):
+    return opened(real_viewer, *picture, tmp_path / "nuclei")
 
 
 def test_nuclei_are_seen_measured_and_added_by_a_click(real_viewer, review, qtbot):
@@ -86,9 +91,49 @@ def test_nuclei_are_seen_measured_and_added_by_a_click(real_viewer, review, qtbo
     assert not review.place.crosshair.line.visible
 
 
-def test_without_a_pixel_size_nothing_is_said_in_mm(picture, tmp_path):
-    from dataclasses import replace
+def test_a_nucleus_gets_another_class_by_key_and_by_mouse(real_viewer, picture, tmp_path, qtbot):
+    from qtpy.QtCore import Qt
 
+    volume, result = picture
+    other = replace(LESION, id=3, name="other nucleus", color=(10, 200, 10))
+    doubts = {2: 0.1, 3: 0.4, 4: 0.2}
+    segments = tuple(replace(s, uncertainty=doubts.get(s.id)) for s in result.segments)
+    result = replace(result, segments=segments, classes=ClassTable((*CLASSES, other)))
+    review = opened(real_viewer, volume, result, tmp_path / "nuclei")
+    reading, model = review.reading, review.model
+
+    names = [model.headerData(i, Qt.Orientation.Horizontal) for i in range(model.columnCount())]
+
+    def column(heading):
+        return [model.data(model.index(row, names.index(heading))) for row in range(model.rowCount())]
+
+    def color_of(lesion):
+        return (reading.things.colormap.map(lesion) * 255).round()[:3].tolist()
+
+    reading.go(3)
+    drawn = color_of(3)
+    qtbot.keyClick(canvas_of(real_viewer), Qt.Key.Key_C, Qt.KeyboardModifier.ShiftModifier)
+    assert reading.session.row(3).segment.class_id == 3
+    assert sorted(column("class")) == sorted([LESION.name, LESION.name, "other nucleus"])
+    qtbot.keyClick(canvas_of(real_viewer), Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
+    assert reading.session.row(3).segment.class_id == 1
+    assert color_of(3) == drawn
+    box = review.form.class_box
+    review.form.setChecked(True)
+    box.showPopup()
+    qtbot.keyClick(box.view(), Qt.Key.Key_End)
+    qtbot.keyClick(box.view(), Qt.Key.Key_Return)
+    assert reading.session.row(3).segment.class_id == 3
+    # the doubtful ones first
+    header, at = review.table.horizontalHeader(), names.index("uncertain")
+    for _ in range(2):
+        where = header.viewport().rect().center()
+        where.setX(header.sectionViewportPosition(at) + header.sectionSize(at) // 2)
+        qtbot.mouseClick(header.viewport(), Qt.MouseButton.LeftButton, pos=where)
+    assert [int(i) for i in column("id")] in ([3, 4, 2], [2, 4, 3])
+
+
+def test_without_a_pixel_size_nothing_is_said_in_mm(picture, tmp_path):
     from napari_medpanoptic.units import MICRONS, MM, PIXELS, unit_of
 
     from medpanoptic.review import ReviewSession, worklist
