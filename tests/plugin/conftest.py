@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from importlib.util import find_spec
@@ -28,7 +29,15 @@ def _register() -> None:
 
 
 @pytest.fixture
-def real_viewer(request):
+def short_collections():
+    """napari collects garbage at each layer it removes: leave out what 2,000 tests before this one have imported."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture
+def real_viewer(request, short_collections):
     """A napari viewer on a real (virtual) screen, with our plugin; skips where there is none."""
     reason = _missing_for_viewer()
     if reason:
