@@ -103,7 +103,10 @@ def volume_times(folder: Path, slices: int) -> None:
         times.take("reject a lesion", lambda: reading.verdict("rejected"))
         times.take("undo the rejection", reading.undo)
     times.found.pop("(to the first lesion)")
-    times.report("edits and jumps", LIMIT_MS)
+    jumps = Times()
+    jumps.found["next lesion, all planes"] = times.found.pop("next lesion, all planes")
+    times.report("edits", LIMIT_MS)
+    jumps.report("jumps", LIMIT_MS)
     times.take("show what was changed, the first time", dock.changed.toggle)
     times.report()
     for way in range(3):
