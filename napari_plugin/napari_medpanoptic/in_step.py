@@ -130,11 +130,8 @@ def set_point(model: Any, point: Point) -> None:
     """Move a viewer model to a point; its layers are sliced once, and not at all where all axes are displayed.
 
     napari's viewer slices on two events of one move, and 2D images too, which takes long with 50,000 colours. It has no
-    public switch for that: the name of its callback is held by ``test_redraw``. Its sliders move a point to the step
-    next to it and slice again, if only for the last bit: so it is a step from the start.
+    public switch for that: the name of its callback is held by ``test_redraw``.
     """
-    spans = zip(point, model.dims.range, strict=False)
-    point = tuple(r.start + round((p - r.start) / (r.step or 1)) * (r.step or 1) for p, r in spans)
     events, sliced = model.dims.events, model._update_layers
     with ExitStack() as quiet:
         quiet.enter_context(events.current_step.blocker(sliced))
