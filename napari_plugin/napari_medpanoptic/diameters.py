@@ -17,7 +17,7 @@ from napari_medpanoptic.diameter_shapes import TEXT_SIZE, diameter_shapes, slice
 from napari_medpanoptic.in_step import is_looking
 from napari_medpanoptic.reading import Reading
 from napari_medpanoptic.units import unit_of
-from napari_medpanoptic.view import canvases
+from napari_medpanoptic.view import canvases, listen, stop_listening
 
 GRIP_PIXELS = 12  # so near must the mouse come to take hold of an end
 
@@ -59,9 +59,7 @@ class Diameters:
     def close(self) -> None:
         """Let go of the reading."""
         self.reading.watchers.remove(self.follow)
-        for model in canvases(self.reading.viewer):
-            if self._on_press in model.mouse_drag_callbacks:
-                model.mouse_drag_callbacks.remove(self._on_press)
+        stop_listening(self.reading.viewer, self._on_press)
         if self.layer is not None:
             self.close_layer()
 
@@ -72,9 +70,7 @@ class Diameters:
         if self.layer not in self.reading.viewer.layers:
             self.close_layer()  # a person deleted it
             return
-        for model in canvases(self.reading.viewer):
-            if self._on_press not in model.mouse_drag_callbacks:
-                model.mouse_drag_callbacks.append(self._on_press)
+        listen(self.reading.viewer, self._on_press)
         current = self.reading.current
         if current is None:
             self.layer.data = []

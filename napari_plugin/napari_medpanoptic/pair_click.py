@@ -8,7 +8,7 @@ from typing import Any
 from napari_medpanoptic.in_step import is_click, is_looking
 from napari_medpanoptic.prior_marks import PriorMarks
 from napari_medpanoptic.reading import Reading
-from napari_medpanoptic.view import canvases
+from napari_medpanoptic.view import listen, stop_listening
 
 Ids = tuple[int, ...]
 
@@ -27,9 +27,7 @@ class PairClick:
 
     def follow(self) -> None:
         """Choose the lesion that is read, when it is another; listen on canvases that were opened since."""
-        for model in canvases(self.reading.viewer):
-            if self._on_press not in model.mouse_drag_callbacks:
-                model.mouse_drag_callbacks.append(self._on_press)
+        listen(self.reading.viewer, self._on_press)
         if self.reading.current != self._current:
             self._current = self.reading.current
             self.choose((), () if self._current is None else (self._current,))
@@ -38,9 +36,7 @@ class PairClick:
         """Let go of the canvases and of the reading."""
         if self.follow in self.reading.watchers:
             self.reading.watchers.remove(self.follow)
-        for model in canvases(self.reading.viewer):
-            if self._on_press in model.mouse_drag_callbacks:
-                model.mouse_drag_callbacks.remove(self._on_press)
+        stop_listening(self.reading.viewer, self._on_press)
 
     def _on_press(self, model: Any, event: Any) -> Iterator[None]:
         if event.button != 1 or event.modifiers or not is_looking(model):

@@ -7,7 +7,7 @@ from typing import Any
 
 from napari_medpanoptic.in_step import is_click, is_looking
 from napari_medpanoptic.reading import Reading
-from napari_medpanoptic.view import canvases
+from napari_medpanoptic.view import listen, stop_listening
 
 
 class Pick:
@@ -20,16 +20,12 @@ class Pick:
 
     def attach(self) -> None:
         """Listen on canvases that were opened since."""
-        for model in canvases(self.reading.viewer):
-            if self._on_press not in model.mouse_drag_callbacks:
-                model.mouse_drag_callbacks.append(self._on_press)
+        listen(self.reading.viewer, self._on_press)
 
     def close(self) -> None:
         """Let go of the canvases and of the reading."""
         self.reading.watchers.remove(self.attach)
-        for model in canvases(self.reading.viewer):
-            if self._on_press in model.mouse_drag_callbacks:
-                model.mouse_drag_callbacks.remove(self._on_press)
+        stop_listening(self.reading.viewer, self._on_press)
 
     def _on_press(self, model: Any, event: Any) -> Iterator[None]:
         held = list(event.modifiers)

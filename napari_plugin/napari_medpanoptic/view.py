@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -164,6 +164,20 @@ def canvases(viewer: Any) -> list[Any]:
     """Return the models of all canvases: the viewer and, with the Planes dock, the other two planes."""
     dock = planes_dock(viewer)
     return [viewer, *(side.model for side in dock.sides)] if dock is not None else [viewer]
+
+
+def listen(viewer: Any, on_press: Callable[..., Any]) -> None:
+    """Let ``on_press`` hear of presses on every canvas, also on those opened since it was last asked for."""
+    for model in canvases(viewer):
+        if on_press not in model.mouse_drag_callbacks:
+            model.mouse_drag_callbacks.append(on_press)
+
+
+def stop_listening(viewer: Any, on_press: Callable[..., Any]) -> None:
+    """Let ``on_press`` hear of presses no more."""
+    for model in canvases(viewer):
+        if on_press in model.mouse_drag_callbacks:
+            model.mouse_drag_callbacks.remove(on_press)
 
 
 def box_in_viewer(box: Box, affine: Affine, shape: tuple[int, ...]) -> tuple[Point, tuple[float, ...]]:
