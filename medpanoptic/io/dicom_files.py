@@ -98,6 +98,17 @@ def has_decoder(syntax: UID) -> bool:
     return True
 
 
+def header_if_dicom(path: Path) -> Dataset | None:
+    """Return a file's elements before its pixels; None where it cannot be read or is no DICOM.
+
+    For what is good to have and spared where it is not there, such as a date or a stored window.
+    """
+    try:
+        return read_dataset(path, "the file", pixels=False) if looks_like_dicom(path) else None
+    except (OSError, ReadError):
+        return None
+
+
 def _check_deflated(path: Path, name: str) -> None:
     """Refuse a deflated file that would unpack to far more than any image: pydicom unpacks it whole, header or not.
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from medpanoptic.errors import ReadError
 from medpanoptic.geometry import Affine, same_grid, to_index
 from medpanoptic.io import read_result
 from medpanoptic.match import Finding, FollowUp, Registration, lesions_of, match_lesions, register
@@ -140,15 +139,10 @@ def days_between(prior: Source, current: Source) -> float | None:
 
 def _date(source: Source) -> datetime | None:
     # pydicom comes with it
-    from medpanoptic.io.dicom_files import looks_like_dicom, read_dataset
+    from medpanoptic.io.dicom_files import header_if_dicom
 
-    if not source.paths:
-        return None
-    try:
-        if not looks_like_dicom(source.paths[0]):
-            return None
-        header = read_dataset(source.paths[0], "a source slice", pixels=False)
-    except (OSError, ReadError):
+    header = header_if_dicom(source.paths[0]) if source.paths else None
+    if header is None:
         return None
     for keyword in ("AcquisitionDate", "SeriesDate", "StudyDate"):
         try:

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medpanoptic.errors import ReadError
 from medpanoptic.volume import Channel
 
 Window = tuple[float, float]
@@ -86,13 +85,10 @@ def stored_windows(file: Path) -> dict[str, tuple[Preset, ...]]:
     Source: DICOM PS3.3 C.11.2.1.2 (in an enhanced object C.7.6.16.2.10)
     """
     # pydicom comes with it
-    from medpanoptic.io.dicom_files import looks_like_dicom, read_dataset
+    from medpanoptic.io.dicom_files import header_if_dicom
 
-    try:
-        if not looks_like_dicom(file):
-            return {}
-        dataset = read_dataset(file, "the image", pixels=False)
-    except (OSError, ReadError):
+    dataset = header_if_dicom(file)
+    if dataset is None:
         return {}
     modality = str(dataset.get("Modality", ""))
     for keyword in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
