@@ -7,25 +7,46 @@ import numpy as np
 from tests.plugin.hands import canvas_of, middle_of
 
 
-def test_every_key_does_what_the_list_of_keys_says(real_viewer, small_review, qtbot):
-    from napari_medpanoptic.keys import REVIEW_KEYS
-    from qtpy.QtCore import Qt
+class Keyboard:
+    """Presses the keys of a review on the large canvas, and remembers which."""
 
-    review, reading, canvas = small_review, small_review.reading, canvas_of(real_viewer)
-    session, pressed, said = reading.session, set(), []
-    reading.tell = said.append
-    review.go_on.setChecked(False)
-    modifiers = {"Shift": Qt.KeyboardModifier.ShiftModifier, "Control": Qt.KeyboardModifier.ControlModifier}
+    def __init__(self, viewer, review, qtbot):
+        self.canvas, self.qtbot, self.pressed = canvas_of(viewer), qtbot, set()
+        self.viewer, self.review, self.reading, self.session = viewer, review, review.reading, review.reading.session
 
-    def press(name):
+    def press(self, name):
+        from qtpy.QtCore import Qt
+
+        modifiers = {"Shift": Qt.KeyboardModifier.ShiftModifier, "Control": Qt.KeyboardModifier.ControlModifier}
         *held, key = name.split("-")
         with_keys = Qt.KeyboardModifier.NoModifier
         for each in held:
             with_keys |= modifiers[each]
-        qtbot.keyClick(canvas, getattr(Qt.Key, f"Key_{key}"), with_keys)
-        pressed.add(name)
+        self.qtbot.keyClick(self.canvas, getattr(Qt.Key, f"Key_{key}"), with_keys)
+        self.pressed.add(name)
 
-    first, second, third, fourth = (int(i) for i in review.model.ids)
+    def point_at(self, lesion):
+        self.viewer.dims.set_point(range(3), tuple(middle_of(self.reading, lesion)))
+
+
+def test_every_key_does_what_the_list_of_keys_says(real_viewer, small_review, qtbot):
+    from napari_medpanoptic.keys import REVIEW_KEYS
+
+    small_review.go_on.setChecked(False)
+    keyboard = Keyboard(real_viewer, small_review, qtbot)
+    judge_and_note(keyboard, *(int(i) for i in small_review.model.ids[:2]))
+    grow_and_fill(keyboard)
+    split_and_join(keyboard)
+    show_and_hide(keyboard)
+    assert keyboard.pressed == {key.key for key in REVIEW_KEYS}
+
+
+def judge_and_note(keyboard, first, second):
+    from qtpy.QtCore import Qt
+
+    press, review, reading, session = keyboard.press, keyboard.review, keyboard.reading, keyboard.session
+    said = []
+    reading.tell = said.append
     press("N")
     assert reading.current == second
     press("Shift-N")
@@ -39,20 +60,23 @@ def test_every_key_does_what_the_list_of_keys_says(real_viewer, small_review, qt
     assert "one class of lesions" in said[-1]
     press("Shift-W")
     assert review.form.note.hasFocus() or review.form.isChecked()
-    qtbot.keyClicks(review.form.note, "seen")
-    qtbot.keyClick(review.form.note, Qt.Key.Key_Return)
+    keyboard.qtbot.keyClicks(review.form.note, "seen")
+    keyboard.qtbot.keyClick(review.form.note, Qt.Key.Key_Return)
     assert session.row(first).note == "seen"
 
-    # a lesion that is taken away is grown again at the crosshair, in the image
-    reading.go(fourth)
-    at = middle_of(reading, fourth)
+
+def grow_and_fill(keyboard):
+    """A lesion that is taken away is grown again at the crosshair; a slice erased is filled from its neighbours."""
+    press, reading, session = keyboard.press, keyboard.reading, keyboard.session
+    last = int(keyboard.review.model.ids[-1])
+    reading.go(last)
+    at = middle_of(reading, last)
     press("Delete")
-    assert fourth not in session.things
-    real_viewer.dims.set_point(range(3), tuple(at))
+    assert last not in session.things
+    keyboard.viewer.dims.set_point(range(3), tuple(at))
     press("I")
     grown = session.things[-1]
-    assert reading.current == grown != fourth
-    # a slice that is erased is filled from its neighbours
+    assert reading.current == grown != last
     region = session.region(grown)
     low, high = region.box[0]
     hole = np.zeros_like(region.mask)
@@ -66,33 +90,43 @@ def test_every_key_does_what_the_list_of_keys_says(real_viewer, small_review, qt
     press("Control-Shift-Z")
     assert session.edits[-1].action == "interpolate"
 
-    reading.go(second)
-    real_viewer.dims.set_point(range(3), tuple(middle_of(reading, second)))
-    press("S")
-    parts = set(session.things) - {first, second, third, grown}
-    assert len(parts) == 1
-    real_viewer.dims.set_point(range(3), tuple(middle_of(reading, parts.pop())))
-    press("J")
-    assert set(session.things) == {first, second, third, grown}
-    press("Shift-S")
-    assert review.seeds.layer is not None
-    press("Shift-S")  # without points: nothing is split
-    assert set(session.things) == {first, second, third, grown}
 
+def split_and_join(keyboard):
+    press, reading, session, seeds = keyboard.press, keyboard.reading, keyboard.session, keyboard.review.seeds
+    before = set(session.things)
+    second = int(keyboard.review.model.ids[1])
+    reading.go(second)
+    keyboard.point_at(second)
+    press("S")
+    parts = set(session.things) - before
+    assert len(parts) == 1
+    keyboard.point_at(parts.pop())
+    press("J")
+    assert set(session.things) == before
+    press("Shift-S")
+    assert seeds.layer is not None
+    press("Shift-S")  # without points: nothing is split
+    assert set(session.things) == before
+
+
+def show_and_hide(keyboard):
+    review = keyboard.review
     for key, shown in (
-        ("D", lambda: reading.model.visible),
+        ("D", lambda: review.reading.model.visible),
         ("Shift-D", lambda: review.changed.layer is not None and review.changed.layer.visible),
         ("Q", lambda: review.diameters.layer is not None),
     ):
-        press(key)
+        keyboard.press(key)
         assert shown()
-        press(key)
+        keyboard.press(key)
         assert not shown()
-    assert pressed == {key.key for key in REVIEW_KEYS}
-    # presets, over the same canvas
+
+
+def test_presets_are_chosen_over_the_same_canvas(real_viewer, small_review, qtbot):
+    keyboard = Keyboard(real_viewer, small_review, qtbot)
     image, limits = real_viewer.layers[0], set()
     for number in (1, 2, 3):
-        qtbot.keyClick(canvas, getattr(Qt.Key, f"Key_{number}"), Qt.KeyboardModifier.ControlModifier)
+        keyboard.press(f"Control-{number}")
         limits.add(tuple(image.contrast_limits))
     assert len(limits) == 3
 
